@@ -1,0 +1,3 @@
+"""hookd: every event of a zdb ends stored and verified, or visibly pending."""
+
+__version__ = "0.1.0"
