@@ -1,0 +1,345 @@
+"""The parts of the daemon: what the journal says at the start, and every stage made and wired.
+
+    journal → staging → store → scheduler → dispatcher → recovery → admission → spool → hook socket
+
+Each is made from the ones before it; nothing runs yet. The hook socket comes last, so that a shim
+which gets through finds a daemon that can keep its promise.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio.to_thread
+
+from hookd import zdb
+from hookd.admission import REMEMBER_EVENTS, Actions, Admission
+from hookd.audit.auditor import Auditor, DaemonWorld
+from hookd.backoff import Backoff
+from hookd.checkpoint import Checkpoints
+from hookd.checkpoint_timer import Timer
+from hookd.config import Config
+from hookd.dispatcher import Dispatcher
+from hookd.drain import Drain
+from hookd.fence import Fence
+from hookd.files import FileKey, Roots
+from hookd.identity import home_of, identity_of
+from hookd.intake.hearing import Hearing
+from hookd.intake.server import Intake
+from hookd.intake.spool import Spool
+from hookd.journal import Journal
+from hookd.leftover import Leftovers
+from hookd.log import get
+from hookd.manifest import Manifest
+from hookd.policy import Rules
+from hookd.recovery import Retriever
+from hookd.restore.restorer import Restorer
+from hookd.restore.survey import Survey, newest_snapshot, survey_of
+from hookd.room import LIMITS, Room
+from hookd.scheduler import Scheduler
+from hookd.snapshot import ORPHANED, Staging
+from hookd.sockets import allowed_uids, listen
+from hookd.startup import Loaded, kept_out, recognise, texts
+from hookd.stores import open_store
+from hookd.stores.base import Store
+from hookd.stores.zstor_blind import BlindWatch, watch_of
+from hookd.zdb_jump import jump
+from hookd.zdbfs import Zdbfs
+
+log = get("daemon")
+
+BACKLOG = 1024
+
+
+ZDB_HEARD = "zdb_heard"
+"""In the journal: where zdb listened, as its hooks said."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """The running daemon, for those that look at it (admin) and for the wiring below."""
+
+    config: Config
+    roots: Roots
+    journal: Journal
+    staging: Staging
+    scheduler: Scheduler
+    store: Store
+    dispatcher: Dispatcher
+    admission: Admission
+    retriever: Retriever
+    fence: Fence
+    survey: Survey
+    intake: Intake
+    spool: Spool
+    life: zdb.ZdbLife
+    auditor: Auditor
+    blind: BlindWatch | None
+    """Whether zstor is blind; None with another store."""
+    held: dict[str, str]
+    """Namespace → why it takes no stores."""
+    checkpoints: Checkpoints
+    leftovers: Leftovers
+    room: Room
+    started_at: float
+    """Unix seconds."""
+    checkpoint_timer: Timer | None = None
+    """None without `checkpoint.interval_s`."""
+    phase: str = "running"
+    """running, draining or stopping."""
+    drain: Drain | None = None
+    notices: list[str] = field(default_factory=list)
+    """What an administrator must hear of this run (a rebuilt journal, settings without effect)."""
+
+
+def assemble(
+    config: Config,
+    *,
+    journal: Journal,
+    staging: Staging,
+    loaded: Loaded,
+    rebuilt: str | None,
+    actions: Actions,
+    holds_changed: Callable[[], Awaitable[None]],
+    hook: socket.socket | None,
+    zdb_runs: Callable[[], Awaitable[bool]],
+    scan: Callable[[bool], Awaitable[int]],
+    scan_for_audit: Callable[[], Awaitable[Sequence[FileKey]]],
+    unscanned: Callable[[], bool],
+    retrieving: Callable[[], bool],
+    unstored: Callable[[Collection[str]], Awaitable[Mapping[str, int]]],
+) -> Parts:
+    """Every stage, each given its neighbours, and the listening hook socket.
+
+    `rebuilt`: where a damaged journal was moved to; `hook`: the socket if it was passed to us;
+    `scan(with_active)` makes jobs for files that no hook announced, and says how many, `scan_for_audit`
+    which; `retrieving` says whether zdb waits for a data file; for `unstored` see `Leftovers`. Raises
+    UserError with one line.
+    """
+    roots = Roots(config.zdb.index, config.zdb.data)
+    lost = staging.open(
+        [job.staged for job in loaded.jobs if job.staged],
+        begin=journal.begin,
+        keep_unknown=loaded.blank,
+    )
+    notices = list(config.warnings())
+    store, warnings = open_store(config, roots)
+    recognise(store, loaded.meta, loaded.ledger, config.journal.path)
+    notices.extend(warnings)
+    if rebuilt:
+        notices.append(f"the journal was damaged; it was moved to {rebuilt} and rebuilt")
+    if orphans := staging.orphans():
+        notices.append(
+            f"{orphans} snapshots that no journal knows are kept in {staging.folder / ORPHANED};"
+            " compare them with what is stored, then remove that folder"
+        )
+    if lost:
+        notices.append(f"{len(lost)} snapshots are gone from {config.staging_path}")
+    held = texts(loaded.meta, "held")
+    life = zdb.ZdbLife(address=config.zdb.address)
+    heard = loaded.meta.get(ZDB_HEARD)
+    life.heard_before = heard if isinstance(heard, str) else None
+    skip = frozenset(config.zdb.skip_namespaces)
+    rules = Rules(skip=skip, held=held)
+    scheduler = Scheduler(supersede_within_s=config.dispatch.supersede_within_s)
+    backoff = partial(
+        Backoff, base_s=config.dispatch.backoff_base_s, cap_s=config.dispatch.backoff_max_s
+    )
+
+    async def compare(manifest: Manifest | None) -> str | None:
+        return await survey.compare(manifest)
+
+    fence = Fence(
+        store=store,
+        journal=journal,
+        identity=identity_of(loaded.meta),
+        compare=compare,
+        backoff=backoff(),
+        home=home_of(config.journal.path),
+    )
+    dispatcher = Dispatcher(
+        scheduler=scheduler,
+        journal=journal,
+        store=store,
+        staging=staging,
+        roots=roots,
+        workers=config.dispatch.workers,
+        time_limit_s=config.store.time_limit_s,
+        backoff=backoff(),
+        held=held.get,
+        guard=fence.guard,
+        changed=fence.changed,
+    )
+    retriever = Retriever(
+        journal=journal,
+        store=store,
+        staging=staging,
+        scheduler=scheduler,
+        roots=roots,
+        deadline_s=config.hook.missing_data_deadline_s,
+        backoff=backoff(cap_s=5.0),
+        prefetch=config.restore.prefetch,
+        noted=fence.changed,
+    )
+    restorer = Restorer(
+        store=store,
+        roots=roots,
+        full=config.restore.full,
+        snapshot=newest_snapshot(scheduler, staging.path),
+    )
+    survey = survey_of(
+        journal=journal,
+        store=store,
+        roots=roots,
+        fence=fence,
+        restorer=restorer,
+        scheduler=scheduler,
+        skip=skip,
+        names=config.restore.namespaces,
+        held=held,
+        changed=holds_changed,
+        backoff=backoff(cap_s=5.0),
+        private=config.staging_path,
+        takes=texts(loaded.meta, "takes"),
+        disown=dispatcher.disown,
+    )
+    admission = Admission(
+        journal=journal,
+        staging=staging,
+        roots=roots,
+        rules=lambda: rules,
+        enqueue=dispatcher.enqueue,
+        actions=actions,
+        seen=life.see,
+    )
+    spool = Spool(config.hook.spool, admit=admission.admit)
+    hearing = Hearing(
+        shims=partial(anyio.to_thread.run_sync, zdb.shims, config.hook.socket),
+        committing=lambda: admission.committing,
+        sweep=spool.sweep,
+    )
+    auditor = Auditor(
+        DaemonWorld(
+            roots=roots,
+            store=store,
+            journal=journal,
+            scheduler=scheduler,
+            dispatcher=dispatcher,
+            skip=skip,
+            held=held,
+            private=config.staging_path,
+            limit_s=config.store.time_limit_s,
+            is_undecided=lambda: survey.undecided,
+            is_ours=fence.still_ours,
+            noted=fence.changed,
+            look=scan_for_audit,
+            retrieving=retrieving,
+            hear=hearing.out,
+        ),
+        interval_s=config.audit.interval_s,
+        meta=loaded.meta,
+    )
+    # a put that the frontend before us had begun has ended by then
+    fence.taken = lambda largest: auditor.also_in(config.store.time_limit_s(largest))
+    survey.hear = hearing.out
+    spool.prepare()
+    users = config.hook.allow_users
+    notices.extend(kept_out(config))
+    for notice in notices:
+        log.warning("notice", text=notice)
+    mode = 0o666 if users else 0o600
+    if hook is None:
+        hook = listen(config.hook.socket, "hook.socket", mode=mode, backlog=BACKLOG)
+    intake = Intake(
+        hook,
+        admit=admission.admit,
+        allowed_uids=allowed_uids(users),
+        max_connections=config.hook.max_connections,
+        frame_timeout_s=config.hook.frame_timeout_s,
+    )
+    leftovers = Leftovers(
+        roots=roots, socket=config.hook.socket, spool=spool, held=held, unstored=unstored
+    )
+    flush = None if config.checkpoint.mount is None else Zdbfs(config.checkpoint.mount).flush
+    checkpoints = Checkpoints(
+        scheduler=scheduler,
+        roots=roots,
+        skip=skip,
+        held=lambda: {*held, *leftovers.nameless},
+        newest_job=lambda: journal.newest_job,
+        paused=lambda: dispatcher.paused,
+        zdb_runs=zdb_runs,
+        jump=partial(jump, life, roots, config.zdb.admin_password),
+        flush=flush,
+        sweep=spool.sweep,
+        scan=scan,
+        unscanned=unscanned,
+        publish=fence.confirm,
+    )
+    parts = Parts(
+        config=config,
+        roots=roots,
+        journal=journal,
+        staging=staging,
+        scheduler=scheduler,
+        store=store,
+        dispatcher=dispatcher,
+        admission=admission,
+        retriever=retriever,
+        fence=fence,
+        survey=survey,
+        intake=intake,
+        spool=spool,
+        life=life,
+        auditor=auditor,
+        blind=watch_of(config, store, journal=journal, meta=loaded.meta),
+        held=held,
+        checkpoints=checkpoints,
+        leftovers=leftovers,
+        room=Room(
+            roots,
+            journal,
+            keep_free=config.zdb.keep_free_bytes or 0,
+            address=lambda: life.address or life.heard_before,
+            admin_password=config.zdb.admin_password,
+            limits=loaded.meta.get(LIMITS),
+        ),
+        started_at=time.time(),
+        notices=notices,
+    )
+    if config.checkpoint.interval_s is not None:
+        parts.checkpoint_timer = Timer(
+            checkpoints,
+            interval_s=config.checkpoint.interval_s,
+            hindrance=partial(_hindrance, parts),
+            flush=flush,
+        )
+    return parts
+
+
+def _hindrance(parts: Parts) -> str | None:
+    """Why the timer should make no checkpoint now."""
+    if parts.phase != "running":
+        return f"hookd is {parts.phase}"
+    if parts.fence.fenced is not None:
+        return parts.fence.fenced
+    if parts.dispatcher.store_state.down_since is not None:
+        return f"the store is down: {parts.dispatcher.store_state.last_error}"
+    if parts.room.shut:
+        return "the disk is nearly full, and closing files takes room"
+    return "storing is paused" if parts.dispatcher.paused else None
+
+
+def refill(parts: Parts, loaded: Loaded) -> None:
+    """What the journal owes goes back into the line."""
+    for entry in loaded.ledger:
+        parts.scheduler.remote(entry.key, entry.size_bytes)
+    for event_id, seq, answer in loaded.events[-REMEMBER_EVENTS:]:
+        parts.admission.remember(event_id, seq, answer)
+    parts.dispatcher.enqueue(loaded.jobs)
+    if loaded.jobs:
+        log.info("work kept from before", files=len(loaded.jobs))

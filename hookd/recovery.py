@@ -1,0 +1,281 @@
+"""Stage recovery: data files that zdb asks back (missing-data).
+
+The invariants: a live file is never touched. What is retrieved is staged, checked, fsynced and linked
+into place, and if a file has appeared there meanwhile, that one stays. And nothing is placed that is
+shorter than what index entries here point into: zdb would not ask for it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from hookd import faults
+from hookd.backoff import Backoff
+from hookd.errors import (
+    ChecksumMismatch,
+    Conflict,
+    JournalError,
+    NoRoom,
+    RemoteMissing,
+    StoreError,
+    StorePermanent,
+    StoreUnreachable,
+)
+from hookd.files import FileKey, Roots, data_key, index_key
+from hookd.journal import Job, Journal, LedgerEntry
+from hookd.log import get
+from hookd.restore.belongs import belongs
+from hookd.restore.ends import Ends
+from hookd.restore.fit import too_short
+from hookd.restore.place import check, put_in_place
+from hookd.scheduler import Scheduler
+from hookd.snapshot import RETRIEVES, Staging
+from hookd.stores.base import Store
+from hookd.wire import Answer
+
+log = get("recovery")
+
+
+class Retriever:
+    """Brings one missing data file back; single flight per file."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        store: Store,
+        staging: Staging,
+        scheduler: Scheduler,
+        roots: Roots,
+        deadline_s: float,
+        backoff: Backoff,
+        prefetch: int = 0,
+        noted: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`deadline_s` bounds one retrieve with its retries: zdb is frozen all the while. `prefetch`: how
+        many files are fetched ahead once two in a row were asked back. `noted` is told of a ledger entry
+        that no job settled.
+        """
+        self._journal = journal
+        self._store = store
+        self._staging = staging
+        self._scheduler = scheduler
+        self._roots = roots
+        self._deadline_s = deadline_s
+        self._backoff = backoff
+        self._noted = noted
+        self._ends = Ends(roots)
+        self._locks: dict[FileKey, anyio.Lock] = {}
+        self._prefetch = prefetch
+        self._newest_asked: dict[str, int] = {}
+        self._ahead: asyncio.Task[None] | None = None
+        self._ahead_key: FileKey | None = None
+        self.prefetched = 0
+        self.retrieved = 0
+        self.failed = 0
+        self.last_error: str | None = None
+
+    @property
+    def running(self) -> Collection[FileKey]:
+        """Files that are being brought back now."""
+        return self._locks.keys()
+
+    async def retrieve(self, key: FileKey) -> Answer:
+        """The file is where zdb looks for it (0), or one line why not (1)."""
+        self._give_way(key)
+        lock = self._locks.setdefault(key, anyio.Lock())
+        started = time.monotonic()
+        async with lock:
+            try:
+                await self._until_deadline(key)
+            except (StoreError, NoRoom, OSError, JournalError) as error:
+                self.failed += 1
+                self.last_error = f"{key}: {error}"
+                log.error("not retrieved", file=str(key), error=str(error))
+                return Answer(1, f"{key} cannot be retrieved: {error}")
+            finally:
+                if not lock.statistics().tasks_waiting:
+                    self._locks.pop(key, None)
+        self.retrieved += 1
+        took = round(time.monotonic() - started, 3)
+        log.info("retrieved", file=str(key), seconds=took)
+        self._look_ahead(key)
+        return Answer(0, "")
+
+    # -- ahead ---------------------------------------------------------------------------------
+
+    def _give_way(self, key: FileKey) -> None:
+        """What zdb waits for comes before what it may want next."""
+        if self._ahead is not None and self._ahead_key != key:
+            self._ahead.cancel()
+
+    def _look_ahead(self, key: FileKey) -> None:
+        before = self._newest_asked.get(key.namespace)
+        self._newest_asked[key.namespace] = key.number
+        busy = self._ahead is not None and not self._ahead.done()
+        if self._prefetch and before == key.number - 1 and not busy:
+            self._ahead = asyncio.ensure_future(self._fetch_ahead(key))
+
+    async def _fetch_ahead(self, key: FileKey) -> None:
+        """The next sealed data files, one after the other; the first that fails ends it quietly."""
+        for number in range(key.number + 1, key.number + 1 + self._prefetch):
+            wanted = data_key(key.namespace, number)
+            sealed = self._roots.path(index_key(key.namespace, number + 1))
+            live = self._roots.path(wanted)
+            if not sealed.exists() or live.exists():
+                continue
+            lock = self._locks.setdefault(wanted, anyio.Lock())
+            self._ahead_key = wanted
+            try:
+                async with lock:
+                    with anyio.fail_after(self._deadline_s):
+                        await self._once(wanted, still_wanted=sealed.exists)
+                self.prefetched += 1
+                self._newest_asked[key.namespace] = number
+            except (StoreError, NoRoom, OSError, TimeoutError, JournalError) as error:
+                log.info("not fetched ahead", file=str(wanted), error=str(error))
+                return
+            finally:
+                self._ahead_key = None
+                if not lock.statistics().tasks_waiting:
+                    self._locks.pop(wanted, None)
+
+    def stop(self) -> None:
+        """Fetch nothing more ahead."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+
+    # -- one file ------------------------------------------------------------------------------
+
+    async def _until_deadline(self, key: FileKey) -> None:
+        """Try again what may work later. Raises the last error."""
+        ends = time.monotonic() + self._deadline_s
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                with anyio.fail_after(max(0.1, ends - time.monotonic())):
+                    await self._once(key)
+                return
+            except TimeoutError:
+                detail = f"no answer within {self._deadline_s:g} s"
+                raise StoreUnreachable("get", key, detail) from None
+            except (StorePermanent, RemoteMissing):
+                raise
+            except StoreError as error:
+                wait_s = self._backoff.after(attempts)
+                if time.monotonic() + wait_s >= ends:
+                    raise
+                log.warning("retrieve failed, again", file=str(key), error=str(error))
+                await anyio.sleep(wait_s)
+
+    async def _once(self, key: FileKey, *, still_wanted: Callable[[], bool] = lambda: True) -> None:
+        """`still_wanted` is asked right before the file is placed: zdb does not wait for one that is
+        fetched ahead, and may have deleted the namespace and made another of its name meanwhile.
+        """
+        live = self._roots.path(key)
+        if await anyio.to_thread.run_sync(live.exists):
+            return
+        known = await self._journal.find_ledger(key)
+        folder = Path(await anyio.to_thread.run_sync(self._private_folder))
+        target = folder / key.name
+        # read beside the store's work: zdb is frozen
+        reading = asyncio.ensure_future(
+            anyio.to_thread.run_sync(self._ends.of, key, abandon_on_cancel=True)
+        )
+        try:
+            expected = await self._newest(key, target, known)
+            faults.point("retrieve-staged")
+            size = await anyio.to_thread.run_sync(check, key, target, expected)
+            faults.point("retrieve-verified")
+            await self._note_size(known, expected, size)
+            if size < (end := await reading):
+                raise StorePermanent("get", key, too_short(key, size, end, "in the store"))
+
+            def place() -> None:
+                if still_wanted():
+                    put_in_place(target, live)
+
+            await anyio.to_thread.run_sync(place)
+            faults.point("retrieve-linked")
+        finally:
+            reading.cancel()
+            # not awaited in a cancelled scope: a leftover is removed at the next start
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _note_size(self, known: LedgerEntry | None, digest: bytes, size: int) -> None:
+        """The ledger has the real length from now on. Of a file that was restored from a store which
+        tells no sizes it has only what entries needed then.
+        """
+        if known is None or known.digest != digest or known.size_bytes == size:
+            return
+        await self._journal.adopt([replace(known, size_bytes=size)], seen={known.key: digest})
+        self._scheduler.remote(known.key, size)
+        self._noted()
+
+    def _private_folder(self) -> str:
+        self._staging.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return tempfile.mkdtemp(prefix=RETRIEVES, dir=self._staging.folder)
+
+    async def _newest(self, key: FileKey, target: Path, known: LedgerEntry | None) -> bytes:
+        """Fill `target` with the newest content there is; returns the digest it must have."""
+        for job in self._scheduler.of(key)[-1:]:  # an earlier one is shorter
+            if _is_newest(job, known):
+                assert job.staged is not None and job.digest is not None
+                snapshot = self._staging.path(job.staged)
+                try:
+                    await anyio.to_thread.run_sync(shutil.copyfile, snapshot, target)
+                    return job.digest
+                except FileNotFoundError:
+                    pass  # stored a moment ago
+        retired = known is None and await self._journal.was_retired(key)
+        remote = await self._store.stat(key)
+        if remote is None:
+            await self._store.prove_absence()
+            raise RemoteMissing("get", key, "the store has no such file")
+        if known is not None and remote.digest != known.digest:
+            raise ChecksumMismatch(
+                "get",
+                key,
+                f"the store has {remote.digest.hex()}, the ledger says {known.digest.hex()}",
+            )
+        await self._store.get(key, target)
+        if retired:
+            await self._claim(key, target, remote.digest)
+        return remote.digest
+
+    async def _claim(self, key: FileKey, target: Path, digest: bytes) -> None:
+        """The ledger counts the file to a namespace that was deleted. Raises RemoteMissing if it is.
+
+        It is wrong of a file of the next namespace of that name which was stored before the deletion was
+        heard of: then the entries here point to its very values, and it is theirs from now on.
+        """
+        await anyio.to_thread.run_sync(check, key, target, digest)
+        if not await anyio.to_thread.run_sync(belongs, self._roots, key, target):
+            detail = "what the store has is of a namespace of that name which was deleted"
+            raise RemoteMissing("get", key, detail)
+        size = os.stat(target).st_size
+        entry = LedgerEntry(
+            key=key, size_bytes=size, digest=digest, stored_at=time.time(), sealed=True
+        )
+        await self._journal.adopt([entry], seen={})
+        self._scheduler.remote(key, size)
+        self._noted()
+        log.warning("it is of the namespace that is here", file=str(key))
+
+
+def _is_newest(job: Job, known: LedgerEntry | None) -> bool:
+    """Whether the job's snapshot has all that is proven remote; one in conflict has other content."""
+    if job.staged is None or job.digest is None or job.error_class == Conflict.error_class:
+        return False
+    return known is None or (job.size_bytes or 0) >= known.size_bytes

@@ -1,0 +1,454 @@
+"""Stage scheduler: which file goes to the store next. Pure: no I/O, `now` is an argument.
+
+The rules, in order of weight:
+
+1. *One at a time*: of one file at most one job runs, in the order in which their contents were read
+   (`Job.begun`); that is the order of acknowledgement but for events that are slow, and files that are
+   frozen late.
+2. *Data first, old indexes last*: a job that needs data file N runs only when no job for a data file
+   ≤ N of its namespace is open, and dN is known to be remote with at least the length it had at the
+   snapshot. An index older than N (zdb rewrote it to point into dN) also waits until iN is remote, as
+   it was acknowledged before it.
+3. *Newest wins*: a new snapshot takes the place (and the turn) of older ones of its file, except of
+   one that has waited `supersede_within_s` and never failed. That one keeps its turn: else a file
+   that is rewritten faster than the store drains would never be stored at all. A snapshot is never
+   given up for a shorter file: zdb's files only grow, so that one is not a newer version; nor for a
+   file that has no snapshot yet: until it has, or is stored, the disk may lose it.
+4. *Oldest first*: what may run, runs by turn. A failed job waits out its backoff aside, so it holds
+   up nobody but the indexes that point into it.
+
+Weakness: rule 2 counts a quarantined data file as open, so its namespace's later indexes wait until
+somebody retries or skips it. The alternative would publish an index that points at nothing.
+
+Costs: every call is O(log n) amortised; a job that rule 2 holds back is touched again only when the
+lowest open data file of its namespace moves, or when the very file that it waits for was stored.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from hookd.files import FileKey, Kind
+from hookd.journal.records import Job, JobState
+
+SUPERSEDE_WITHIN_S = 30.0
+
+
+@dataclass(slots=True)
+class _Namespace:
+    """What rule 2 needs to know of one namespace."""
+
+    open_data: dict[int, int] = field(default_factory=dict)
+    """Data file number → open jobs for it."""
+    lowest: list[int] = field(default_factory=list)
+    """Heap over `open_data`'s keys; closed ones are dropped when they surface."""
+    remote: dict[int, int] = field(default_factory=dict)
+    """Data file number → proven remote length in bytes."""
+    indexes: set[int] = field(default_factory=set)
+    """Numbers of the index files that are remote in some version."""
+    newest_index: int | None = None
+    """The highest of them."""
+    waiting: list[tuple[int, int, Job]] = field(default_factory=list)
+    """Heap of (needs, id, job) that an open data file holds back."""
+    short: dict[FileKey, list[Job]] = field(default_factory=dict)
+    """File → jobs that wait for it: for a data file to be remote in full, for an index to be."""
+    checked: int = 0
+    """Every data file below this number was found to be remote as long as it is here."""
+    indexes_up_to: int = 0
+    """Every index file below this number is remote in some version."""
+    given_up: set[int] = field(default_factory=set)
+    """Numbers of data files that somebody decided not to store."""
+
+    def lowest_open(self) -> int | None:
+        while self.lowest and self.lowest[0] not in self.open_data:
+            heapq.heappop(self.lowest)
+        return self.lowest[0] if self.lowest else None
+
+
+class Scheduler:
+    """All open jobs, and which of them may run. `Job.place` names the list that holds one."""
+
+    def __init__(self, *, supersede_within_s: float = SUPERSEDE_WITHIN_S) -> None:
+        self._supersede_within_s = supersede_within_s
+        self._jobs: dict[int, Job] = {}
+        self._files: dict[FileKey, list[Job]] = {}
+        self._namespaces: dict[str, _Namespace] = {}
+        self._ready: list[tuple[int, int, Job]] = []
+        self._later: list[tuple[float, int, int, Job]] = []
+
+    # -- what comes in -------------------------------------------------------------------------
+
+    def remote(self, key: FileKey, size_bytes: int) -> None:
+        """`key` is proven remote with this length (the ledger, at start and at each settling)."""
+        space = self._space(key.namespace)
+        if key.kind is Kind.DATA:
+            space.remote[key.number] = size_bytes
+        elif key.kind is Kind.INDEX:
+            space.indexes.add(key.number)
+            space.newest_index = max(space.newest_index or 0, key.number)
+        self._look_again(key)
+
+    def retire(self, namespace: str) -> None:
+        """The namespace was deleted: what is remote says nothing about files to come."""
+        space = self._space(namespace)
+        space.remote.clear()
+        space.indexes.clear()
+        space.newest_index = None
+        space.indexes_up_to = 0
+        space.checked = 0
+        space.given_up.clear()
+
+    def add(self, job: Job, now: float) -> list[Job]:
+        """A committed job joins; returns those it supersedes (rule 3), already forgotten here."""
+        line = self._files.setdefault(job.key, [])
+        gone = self._superseded(line, job, now)
+        job.queued_at = now
+        self._jobs[job.id] = job
+        at = len(line)
+        while at and line[at - 1].begun > job.begun and line[at - 1].state is not JobState.RUNNING:
+            at -= 1
+        line.insert(at, job)
+        if at == 0 and len(line) > 1 and line[1].state is JobState.PENDING:
+            line[1].place = "behind"
+        if job.key.kind is Kind.DATA:
+            self._count_data(job, 1)
+            self._space(job.key.namespace).given_up.discard(job.key.number)
+        for old in gone:
+            self._replace(old, job)
+        self._place(job)
+        return gone
+
+    def _superseded(self, line: list[Job], job: Job, now: float) -> list[Job]:
+        """Those in `line` that the new `job` takes the place of."""
+        waiting = [
+            old
+            for old in line
+            if old.state is not JobState.RUNNING
+            and old.begun <= job.begun
+            and not _has_more(old, job)
+        ]
+        if not waiting or waiting[0].state is not JobState.PENDING or waiting[0].attempts:
+            return waiting
+        protected = now - waiting[0].queued_at >= self._supersede_within_s
+        return waiting[1:] if protected else waiting
+
+    def _replace(self, old: Job, new: Job) -> None:
+        """`new` takes over the turn and the age of `old`, which leaves."""
+        self._take_over(old, new)
+        self._leave(old)
+
+    @staticmethod
+    def _take_over(old: Job, new: Job) -> None:
+        new.turn = min(new.turn, old.turn)
+        new.since = min(new.since, old.since)
+        new.queued_at = min(new.queued_at, old.queued_at)
+        # What no hook announced may be older here than in the store (`damage`), whatever zdb wrote since.
+        new.ask_first |= old.ask_first
+
+    def covered(self, job: Job) -> Job | None:
+        """The job in line whose content was read later than that of `job`, which is committed and not in
+        line yet: it stands for it from now on, and `job` need not join.
+        """
+        for newer in reversed(self._files.get(job.key, ())):
+            if (
+                newer.begun > job.begun
+                and newer.state is not JobState.QUARANTINED
+                and not _has_more(job, newer)
+            ):
+                self._take_over(job, newer)
+                if newer.place == "ready":
+                    self._place(newer)  # by its new turn
+                return newer
+        return None
+
+    # -- what goes out -------------------------------------------------------------------------
+
+    def take(self, now: float) -> Job | None:
+        """The job that is next, now RUNNING, or None if nothing may run."""
+        while (due := self.next_due()) is not None and due <= now:
+            self._place(heapq.heappop(self._later)[-1])
+        while self._ready:
+            job = heapq.heappop(self._ready)[-1]
+            if job.place != "ready":
+                continue
+            if self.waits_for(job) is not None:  # a data file was announced since
+                self._place(job)
+                continue
+            job.state = JobState.RUNNING
+            job.place = "running"
+            return job
+        return None
+
+    def next_due(self) -> float | None:
+        """When the earliest backoff ends (the clock of `now`), or None."""
+        while self._later:
+            due, *_, job = self._later[0]
+            if job.place == "later" and job.due == due:
+                return due
+            heapq.heappop(self._later)  # released since, and perhaps aside anew
+        return None
+
+    # -- what became of a job ------------------------------------------------------------------
+
+    def outdated(self, job: Job) -> list[Job]:
+        """Those of its file that hold older content than `job`, which is stored: they leave."""
+        line = self._files[job.key]
+        gone = [
+            old
+            for old in line
+            if old.begun < job.begun
+            and old.state is not JobState.RUNNING
+            and not _has_more(old, job)
+        ]
+        for old in gone:
+            self._leave(old)
+        return gone
+
+    def finished(self, job: Job) -> None:
+        """Settled, skipped or withdrawn: it leaves, and what it held back may go."""
+        self._leave(job)
+
+    def give_up(self, key: FileKey) -> None:
+        """Somebody decided that the file is not stored: indexes do not ask for it any more."""
+        if key.kind is Kind.DATA:
+            self._space(key.namespace).given_up.add(key.number)
+
+    def checked(self, job: Job) -> None:
+        """All of `unchecked(job)` was found to be remote as long as it is here."""
+        assert job.needs is not None
+        space = self._space(job.key.namespace)
+        space.checked = max(space.checked, job.needs)
+
+    def retry_at(self, job: Job, due: float) -> Job | None:
+        """Failed for now: PENDING again and aside until `due`.
+
+        Returns the newer job of the same file that takes its place instead, if there is one.
+        """
+        if job.attempts and (newer := self._newer(job)):
+            return newer
+        self.again_at(job, due)
+        return None
+
+    def again_at(self, job: Job, due: float) -> None:
+        """No fault of its own: PENDING again, aside until `due`, and none takes its place.
+
+        The journal cannot be written then, so it could not be told who stands for whom.
+        """
+        job.state = JobState.PENDING
+        job.place = "later"
+        job.due = due
+        heapq.heappush(self._later, (due, job.turn, job.id, job))
+
+    def quarantine(self, job: Job) -> Job | None:
+        """Failed for good: it stays, visibly, and holds back what depends on it.
+
+        Returns the newer job of the same file that takes its place instead, if there is one.
+        """
+        if newer := self._newer(job):
+            return newer
+        job.state = JobState.QUARANTINED
+        job.place = "quarantined"
+        return None
+
+    def _newer(self, job: Job) -> Job | None:
+        *older, newer = self._files[job.key]
+        if newer is job or newer.state is not JobState.PENDING:
+            return None
+        if any(old.begun > newer.begun or _has_more(old, newer) for old in older):
+            return None
+        for old in older:
+            self._replace(old, newer)
+        return newer
+
+    def release(self, job: Job) -> None:
+        """A quarantined or backing-off job may run at once."""
+        if job.state is not JobState.RUNNING:
+            job.state = JobState.PENDING
+            self._place(job)
+
+    def hurry(self) -> None:
+        """End every backoff (the store is back, or a drain has begun)."""
+        later, self._later = self._later, []
+        for *_, job in later:
+            if job.place == "later":
+                self._place(job)
+
+    def waiting_snapshots(self) -> Iterator[Job]:
+        """Jobs with a snapshot that cannot go before another file is stored, the youngest first."""
+        for job in reversed(self._jobs.values()):
+            if job.staged is not None and job.place in ("waiting", "short", "behind"):
+                yield job
+
+    # -- what can be seen ----------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs.values())
+
+    def get(self, job_id: int) -> Job | None:
+        """One open job."""
+        return self._jobs.get(job_id)
+
+    def of(self, key: FileKey) -> tuple[Job, ...]:
+        """The open jobs of a file, oldest first."""
+        return tuple(self._files.get(key, ()))
+
+    def covers(self, key: FileKey) -> bool:
+        """Whether any open job stands for the file."""
+        return key in self._files
+
+    def remote_bytes(self, key: FileKey) -> int:
+        """The length that a data file is proven to have in the store, 0 if it is not there."""
+        space = self._namespaces.get(key.namespace)
+        return 0 if space is None else space.remote.get(key.number, 0)
+
+    def is_remote(self, key: FileKey) -> bool:
+        """Whether a data or index file is in the store in some version."""
+        space = self._namespaces.get(key.namespace)
+        if space is None:
+            return False
+        return key.number in (space.remote if key.kind is Kind.DATA else space.indexes)
+
+    def newest_remote_index(self, namespace: str) -> int | None:
+        """The number of the newest index file that is in the store in some version."""
+        space = self._namespaces.get(namespace)
+        return None if space is None else space.newest_index
+
+    def remote_data(self, namespace: str) -> Mapping[int, int]:
+        """Data file number → length that is proven remote; not a copy."""
+        space = self._namespaces.get(namespace)
+        return {} if space is None else space.remote
+
+    def not_remote(self, kind: Kind, namespace: str, numbers: Iterable[int]) -> list[int]:
+        """Which of these data or index files are not remote in any version, nor given up."""
+        space = self._namespaces.get(namespace)
+        if space is None:
+            return list(numbers)
+        if kind is Kind.INDEX:
+            return [number for number in numbers if number not in space.indexes]
+        known, given_up = space.remote, space.given_up
+        return [n for n in numbers if n not in known and n not in given_up]
+
+    def waits_for(self, job: Job) -> FileKey | None:
+        """The data file, or the newer index, that holds a job back (rule 2), or None."""
+        if job.needs is None:
+            return None
+        space = self._space(job.key.namespace)
+        lowest = space.lowest_open()
+        if lowest is not None and lowest <= job.needs:
+            return FileKey(Kind.DATA, job.key.namespace, lowest)
+        if space.remote.get(job.needs, 0) < job.needs_bytes:
+            return FileKey(Kind.DATA, job.key.namespace, job.needs)
+        if job.key.kind is Kind.INDEX and job.key.number < job.needs:
+            newest = FileKey(Kind.INDEX, job.key.namespace, job.needs)
+            if job.needs not in space.indexes:
+                return newest
+            if any(other.turn < job.id for other in self._files.get(newest, ())):
+                return newest
+        return None
+
+    def unchecked(self, job: Job) -> list[tuple[FileKey, int]]:
+        """(data file, proven remote length or 0) of those before the newest that an index needs.
+
+        Rule 2 looks at what was announced. An announcement may have been lost with its shim, or
+        still lie in the spool, so whoever can see the disk compares these lengths with it.
+        """
+        space = self._space(job.key.namespace)
+        return [
+            (FileKey(Kind.DATA, job.key.namespace, number), space.remote.get(number, 0))
+            for number in range(space.checked, job.needs or 0)
+            if number not in space.given_up
+        ]
+
+    def indexes_before(self, job: Job) -> list[FileKey]:
+        """Index files older than the one of `job` that are not remote in any version."""
+        space = self._space(job.key.namespace)
+        while space.indexes_up_to in space.indexes:
+            space.indexes_up_to += 1
+        return [
+            FileKey(Kind.INDEX, job.key.namespace, number)
+            for number in range(space.indexes_up_to, job.key.number)
+            if number not in space.indexes
+        ]
+
+    def stuck(self) -> bool:
+        """Whether nothing runs, and nothing will without help from outside."""
+        return not any(job.place in ("running", "later", "ready") for job in self)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _space(self, namespace: str) -> _Namespace:
+        found = self._namespaces.get(namespace)
+        if found is None:
+            found = self._namespaces[namespace] = _Namespace()
+        return found
+
+    def _place(self, job: Job) -> None:
+        """Put a pending job where rules 1 and 2 say."""
+        if job.state is not JobState.PENDING:
+            return
+        if self._files[job.key][0] is not job:
+            job.place = "behind"
+            return
+        obstacle = self.waits_for(job)
+        if obstacle is None:
+            job.place = "ready"
+            heapq.heappush(self._ready, (job.turn, job.id, job))
+            return
+        assert job.needs is not None
+        space = self._space(job.key.namespace)
+        if obstacle.kind is Kind.DATA and obstacle.number in space.open_data:
+            job.place = "waiting"
+            heapq.heappush(space.waiting, (job.needs, job.id, job))
+        else:
+            job.place = "short"
+            space.short.setdefault(obstacle, []).append(job)
+
+    def _look_again(self, key: FileKey) -> None:
+        """Place those anew that waited for this very file."""
+        for job in self._space(key.namespace).short.pop(key, ()):
+            if job.place == "short":
+                self._place(job)
+
+    def _leave(self, job: Job) -> None:
+        del self._jobs[job.id]
+        line = self._files[job.key]
+        line.remove(job)
+        job.place = ""
+        if not line:
+            del self._files[job.key]
+        elif line[0].place == "behind":
+            self._place(line[0])
+        if job.key.kind is Kind.DATA:
+            self._count_data(job, -1)
+        elif job.key.kind is Kind.INDEX:
+            self._look_again(job.key)
+
+    def _count_data(self, job: Job, change: int) -> None:
+        """Count an open data job, and let go of what its closing unblocks."""
+        space, number = self._space(job.key.namespace), job.key.number
+        count = space.open_data.get(number, 0) + change
+        if count:
+            if number not in space.open_data:
+                heapq.heappush(space.lowest, number)
+            space.open_data[number] = count
+            return
+        del space.open_data[number]
+        lowest = space.lowest_open()
+        while space.waiting and (lowest is None or space.waiting[0][0] < lowest):
+            waiter = heapq.heappop(space.waiting)[-1]
+            if waiter.place == "waiting":
+                self._place(waiter)
+
+
+def _has_more(old: Job, new: Job) -> bool:
+    """Whether `old` holds content that would be lost if `new` took its place (rule 3)."""
+    if old.staged is None:
+        return False
+    if new.staged is None or new.size_bytes is None:
+        return True
+    return old.key.kind is not Kind.NAMESPACE and new.size_bytes < (old.size_bytes or 0)

@@ -1,0 +1,155 @@
+"""Stage startup: what the journal says, and what must be said before anything runs.
+
+In: the journal's path, the configuration; out: an open database and what it holds (`Loaded`), lines for
+an administrator. A damaged journal is moved aside, never removed; a store that is not the one that the
+ledger speaks of is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hookd.config import Config
+from hookd.errors import Exit, JournalCorrupt, JournalUnavailable, UserError
+from hookd.journal import Job, JobState, LedgerEntry, connect, ledger_rows, tables
+from hookd.log import get
+from hookd.sockets import out_of_reach
+from hookd.stores.base import Store
+
+log = get("daemon")
+
+FRESH = "fresh"
+"""Meta key of a journal that has just been made."""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What the journal says at the start."""
+
+    jobs: list[Job]
+    events: list[tuple[bytes, int, int | None]]
+    ledger: list[LedgerEntry]
+    meta: dict[str, object]
+    blank: bool
+    """Whether the journal was made where none was, or where one was lost: it knows of no snapshot that
+    lies there. Durable until all parts stand, for a start that dies before that.
+    """
+
+
+def open_journal(path: Path) -> tuple[sqlite3.Connection, str | None]:
+    """The database, and where a damaged one was moved to. Raises UserError."""
+    fresh = not path.exists() or not path.stat().st_size
+    if fresh and _has_log(path):
+        # SQLite removes the log of a database that is empty, and with it perhaps the newest commits.
+        aside = _move_aside(path)
+        log.error("the journal is gone, its log is not: rebuilding", kept_at=str(aside))
+        return _made(path), str(aside)
+    try:
+        db = _made(path) if fresh else connect(path, stretch=True)
+    except JournalCorrupt as error:
+        aside = _move_aside(path)
+        log.error("the journal is damaged, rebuilding it", error=str(error), kept_at=str(aside))
+        return _made(path), str(aside)
+    except JournalUnavailable as error:
+        raise UserError(f"journal.path: {error}", code=Exit.SOFTWARE) from error
+    if fresh:
+        log.info("new journal", path=str(path))
+    return db, None
+
+
+def _made(path: Path) -> sqlite3.Connection:
+    db = connect(path, stretch=True)
+    with contextlib.suppress(sqlite3.OperationalError):  # zdb can be served with the disk full
+        tables.set_meta(db, FRESH, True)
+    return db
+
+
+def load(db: sqlite3.Connection, *, keep_s: float) -> Loaded:
+    """Read all that is owed; what ran when the process died is pending again."""
+    try:
+        tables.running_to_pending(db)
+    except sqlite3.OperationalError as error:  # zdb can be served with the journal's disk full
+        log.error("the journal cannot be written", error=str(error))
+    jobs = list(tables.open_jobs(db))
+    for job in jobs:
+        if job.state is JobState.RUNNING:
+            job.state = JobState.PENDING
+    meta = tables.get_meta(db)
+    return Loaded(
+        jobs=jobs,
+        events=tables.recent_events(db, time.time() - keep_s),
+        ledger=ledger_rows.ledger(db),
+        meta=meta,
+        blank=bool(meta.get(FRESH)),
+    )
+
+
+def store_id_of(store: Store) -> str | None:
+    """Which store this is, None where it cannot tell. Only folders can be mistaken for another."""
+    found: str | None = getattr(store, "store_id", None)
+    return found
+
+
+def recognise(
+    store: Store, meta: Mapping[str, object], ledger: Sequence[LedgerEntry], journal: Path
+) -> None:
+    """Raises UserError for another store than the one that holds what the ledger has.
+
+    The folder below a mount point that is not mounted looks like a new store: what went there would
+    be settled, and be gone with the next mount.
+    """
+    known, found = meta.get("store_id"), store_id_of(store)
+    if known is not None and found != known and ledger:
+        raise UserError(
+            f"store.{store.kind}: this is not the store that {journal} knows (its id is {found},"
+            f" expected {known}); mount that one, or move the journal away to store all anew",
+            code=Exit.UNAVAILABLE,
+        )
+
+
+def kept_out(config: Config) -> list[str]:
+    """A line for each of `hook.allow_users` that folders keep from what it was allowed; blocking."""
+    lines = []
+    socket, spool = config.hook.socket, config.hook.spool
+    for user in config.hook.allow_users:
+        if folder := out_of_reach(socket.parent, user, os.X_OK):
+            lines.append(
+                f"hook.allow_users: {user} cannot reach {socket}: {folder} keeps it out;"
+                f" `chmod o+x {folder}` lets it through"
+            )
+        if folder := out_of_reach(spool, user, os.W_OK | os.X_OK):
+            lines.append(
+                f"hook.allow_users: shims of {user} cannot spool: {folder} keeps them out; while hookd"
+                " is away their events are kept nowhere (exit 111). Run zdb as root or as hookd's user"
+            )
+    return lines
+
+
+def texts(meta: dict[str, object], name: str) -> dict[str, str]:
+    """A small fact that is a table of texts; empty where it is none."""
+    found = meta.get(name)
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def _has_log(path: Path) -> bool:
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _move_aside(path: Path) -> Path:
+    """The damaged database keeps its parts together under another name."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = path.with_name(f"{path.name}.corrupt-{stamp}-{os.getpid()}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside
