@@ -1,0 +1,76 @@
+"""Does what is here and there make one whole? Pure: raises Refused, or returns.
+
+A data file is never placed without its index, and nothing is placed that entries do not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hookd.entries import DATA_HEADER_BYTES, HEADER_BYTES, Reach
+from hookd.errors import HookdError
+from hookd.files import FileKey, Kind, data_key, index_key
+from hookd.manifest import Manifest
+from hookd.restore.local import Local
+from hookd.restore.remote import There
+
+
+class Refused(HookdError):
+    """What the store has cannot be restored to a consistent whole; the message says why, in one line."""
+
+
+def bogus(local: Local, key: FileKey, there: There) -> bool:
+    """Whether zdb made this file itself because the real one was not there."""
+    if key not in there.all and key.kind is not Kind.DATA:
+        return False
+    if local.blank:
+        return True
+    if not local.interrupted:
+        return False
+    if key.kind is Kind.NAMESPACE:
+        # Placed before i0: beside an i0 with entries it is the real one. zdb's own has no password.
+        return (local.length(index_key(local.namespace, 0)) or 0) <= HEADER_BYTES
+    return local.lengths[key] <= (DATA_HEADER_BYTES if key.kind is Kind.DATA else HEADER_BYTES)
+
+
+def fits(
+    namespace: str, reach: Reach, active: int, here: Mapping[FileKey, int], there: There
+) -> None:
+    """Every entry points to something that is here, or there, in full. Raises Refused."""
+    stored = there.all
+    for number, end in sorted(reach.ends.items()):
+        key = data_key(namespace, number)
+        if key in here:
+            if here[key] < end:
+                raise Refused(too_short(key, here[key], end, "here"))
+        elif key not in stored:
+            raise Refused(
+                f"{key} is neither here nor in the store, and index entries point into it"
+            )
+        else:
+            size = stored[key].size_bytes
+            if size is not None and size < end:
+                raise Refused(too_short(key, size, end, "in the store"))
+    if max(reach.ends, default=0) > active:
+        raise Refused(
+            f"index entries of {namespace} point into d{max(reach.ends)}, but its newest index is"
+            f" i{active}"
+        )
+
+
+def as_named(there: There, manifest: Manifest | None) -> None:
+    """A sealed data file never changes: other content than the manifest names is somebody else's, stored
+    over it by mistake, and the entries here point into the other one. Raises Refused.
+    """
+    for key, found in sorted(there.files.items(), key=lambda item: str(item[0])):
+        named = manifest.files.get(key) if manifest else None
+        sealed = named is not None and named.sealed and key.kind is Kind.DATA
+        if sealed and named is not None and named.digest != found.digest:
+            raise Refused(
+                f"{key} is sealed, and in the store it has other content than the manifest names"
+                f" ({found.digest.hex()}, not {named.digest.hex()})"
+            )
+
+
+def too_short(key: FileKey, size: int, end: int, where: str) -> str:
+    return f"{key} has {size} bytes {where}, but index entries point up to byte {end} of it"

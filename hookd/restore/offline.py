@@ -1,0 +1,258 @@
+"""`hookd restore` without a daemon: into a folder to look at, or in place beside a stopped zdb. Blocking.
+
+Into a folder nothing but that folder is written, and everything comes, for no hook brings the rest later.
+In place it is what namespaces-init would do (`survey`), under the daemon's own lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from hookd import zdb
+from hookd.admin.words import count, size
+from hookd.audit.offline import private_folder
+from hookd.backoff import Backoff
+from hookd.config import Config
+from hookd.errors import Exit, StoreError, UserError
+from hookd.fence import Fence
+from hookd.files import FileKey, Roots
+from hookd.identity import home_of, identity_of
+from hookd.journal import Journal, connect, tables
+from hookd.log import register_secret
+from hookd.manifest import COPY, NAME, Manifest, ManifestBad, ManifestNewer, decode
+from hookd.restore import remote
+from hookd.restore.fit import Refused
+from hookd.restore.local import look
+from hookd.restore.progress import Progress
+from hookd.restore.restorer import Restorer
+from hookd.restore.survey import Survey, newest_snapshot, survey_of
+from hookd.restore.table import Decision
+from hookd.scheduler import Scheduler
+from hookd.snapshot import Staging
+from hookd.sockets import lock_file, lock_folder
+from hookd.startup import recognise, store_id_of
+from hookd.stores import attach_store, open_store
+from hookd.stores.base import Store
+from hookd.zdb import ZdbLife
+
+Show = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of it."""
+
+    restored: dict[str, str] = field(default_factory=dict)
+    """Namespace → what was brought, in words."""
+    complete: list[str] = field(default_factory=list)
+    """Namespaces of which nothing was missing."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Namespace → why not."""
+
+
+def to_folder(config: Config, folder: Path, names: Collection[str], show: Show) -> Result:
+    """Everything of these namespaces (none named: of all) into `folder/index` and `folder/data`.
+
+    Done again it goes on where it was. Raises UserError.
+    """
+    for secret in config.secrets():
+        register_secret(secret)
+    roots = Roots(config.zdb.index, config.zdb.data)
+    target = Roots(folder / "index", folder / "data")
+    if target.index == roots.index or target.data == roots.data:
+        raise UserError(
+            f"{folder}: zdb's own files are there; give another folder", code=Exit.USAGE
+        )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from error
+    with private_folder(config.staging_path) as private:
+        store = attach_store(config, roots, private)
+        return anyio.run(_to_folder, config, store, target, names, show)
+
+
+async def _to_folder(
+    config: Config, store: Store, target: Roots, names: Collection[str], show: Show
+) -> Result:
+    result = Result()
+    try:
+        manifest = await _manifest(store)
+        restorer = Restorer(store=store, roots=target, full=True, say=show)
+        for name in names or await _all_names(config, store, manifest):
+            meant, only = _meant(manifest, name)
+            there = await remote.look(store, name, meant, only=only)
+            if there.replaced is not None:
+                there, meant = await remote.look(store, name, manifest), manifest
+            if not there.indexes:
+                if names:
+                    result.refused[name] = "the store has no files of it"
+                continue
+            try:
+                done = await restorer.restore(look(target, name), there, meant)
+            except Refused as error:
+                result.refused[name] = str(error)
+            else:
+                result.restored[name] = f"{count(done.files, 'file')}, {size(done.bytes)}"
+    except StoreError as error:
+        raise UserError(str(error), code=Exit.UNAVAILABLE) from error
+    except OSError as error:
+        raise UserError(f"cannot write there: {error}") from error
+    finally:
+        await store.aclose()
+    return result
+
+
+def _meant(
+    manifest: Manifest | None, name: str
+) -> tuple[Manifest | None, dict[FileKey, bytes] | None]:
+    """Where nothing else is whole, what an administrator gave up (see `Choices.meant`)."""
+    files = {} if manifest is None else manifest.given_up
+    given = {key: each for key, each in files.items() if key.namespace == name}
+    if manifest is None or not given:
+        return manifest, None
+    return manifest.taking_back(name, given), {key: each.digest for key, each in given.items()}
+
+
+async def _manifest(store: Store) -> Manifest | None:
+    content = await store.get_record(NAME)
+    if content is None:
+        await store.prove_absence()
+        return None
+    try:
+        return decode(content)
+    except ManifestBad:
+        copy = await store.get_record(COPY)
+        with contextlib.suppress(ManifestBad):
+            return None if copy is None else decode(copy)
+        return None  # the files are asked for one by one
+    except ManifestNewer as error:
+        raise UserError(str(error)) from error
+
+
+async def _all_names(config: Config, store: Store, manifest: Manifest | None) -> list[str]:
+    listed = await store.namespaces()
+    names = set(config.restore.namespaces if listed is None else listed)
+    if manifest is not None:
+        given = {key.namespace for key in manifest.given_up}
+        names = (names - set(manifest.deleted)) | set(manifest.namespaces) | given
+    return sorted(names - set(config.zdb.skip_namespaces))
+
+
+# -- in place --------------------------------------------------------------------------------------
+
+
+def in_place(config: Config, *, full: bool, show: Show) -> Result:
+    """What is missing comes back where zdb looks for it. Raises UserError: zdb runs, a daemon has the
+    journal, the store cannot be read.
+    """
+    for secret in config.secrets():
+        register_secret(secret)
+    roots = Roots(config.zdb.index, config.zdb.data)
+    lock = config.journal.path.with_name(config.journal.path.name + ".lock")
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, lock_file(lock, "journal.path"))
+        stack.callback(os.close, lock_folder(config.staging_path, "snapshot.staging"))
+        if zdb.runs(ZdbLife(address=config.zdb.address), (roots.index, roots.data)):
+            raise UserError(
+                "zdb runs: what it misses comes back when it asks for it; stop zdb, or give --to"
+            )
+        return anyio.run(_in_place, config, roots, full, show)
+
+
+async def _in_place(config: Config, roots: Roots, full: bool, show: Show) -> Result:
+    db = connect(config.journal.path)
+    meta = tables.get_meta(db)
+    scheduler = Scheduler()
+    for job in tables.open_jobs(db):
+        scheduler.add(job, 0.0)
+    staging = Staging(config.staging_path, max_bytes=None)
+    for staged, content in tables.snapshots(db):
+        staging.restore(staged, content)
+    broken: list[Exception] = []
+    journal = Journal(db, on_broken=broken.append)
+    store = _opened(config, roots)
+    try:
+        recognise(store, meta, await journal.ledger(), config.journal.path)
+    except UserError:
+        await store.aclose()
+        await journal.aclose()
+        staging.close()
+        raise
+    await journal.set_meta("store_id", store_id_of(store))
+    backoff = Backoff(base_s=0.2, cap_s=1.0)
+
+    async def compare(manifest: Manifest | None) -> str | None:
+        return await survey.compare(manifest)
+
+    async def changed() -> None:
+        """Nobody else is here."""
+
+    fence = Fence(
+        store=store,
+        journal=journal,
+        identity=identity_of(meta),
+        compare=compare,
+        backoff=backoff,
+        home=home_of(config.journal.path),
+    )
+    held, takes = meta.get("held"), meta.get("takes")
+    survey = survey_of(
+        journal=journal,
+        store=store,
+        roots=roots,
+        fence=fence,
+        restorer=Restorer(
+            store=store,
+            roots=roots,
+            full=full or config.restore.full,
+            snapshot=newest_snapshot(scheduler, staging.path),
+            say=show,
+        ),
+        scheduler=scheduler,
+        skip=frozenset(config.zdb.skip_namespaces),
+        names=config.restore.namespaces,
+        held=dict(held) if isinstance(held, dict) else {},
+        changed=changed,
+        backoff=backoff,
+        patient=False,
+        private=config.staging_path,
+        takes=dict(takes) if isinstance(takes, dict) else {},
+    )
+    try:
+        answer = await survey.survey()
+        if answer.code:
+            raise UserError(survey.why, code=Exit.UNAVAILABLE)
+        return _told(survey)
+    finally:
+        await store.aclose()
+        await journal.aclose()
+        staging.close()
+
+
+def _opened(config: Config, roots: Roots) -> Store:
+    """The store, if it is one: an empty folder, where one should be mounted, does not become a new one.
+
+    Raises UserError.
+    """
+    if config.store.directory is not None and not (config.store.directory.path / "index").is_dir():
+        attach_store(config, roots, config.staging_path)
+    return open_store(config, roots)[0]
+
+
+def _told(survey: Survey) -> Result:
+    result = Result()
+    for name, found in survey.findings.items():
+        if found.decision is Decision.RESTORE:
+            result.restored[name] = f"{found.brought}; {found.here.value} before"
+        elif found.reason:
+            result.refused[name] = found.reason
+        else:
+            result.complete.append(name)
+    return result

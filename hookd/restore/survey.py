@@ -1,0 +1,310 @@
+"""namespaces-init and ready: what zdb may load, what comes back first, and what somebody must decide.
+
+    look here, look there → table → serve | restore | wait | refuse
+
+The findings (namespace → why it takes no stores) are `held`: durable, shared with policy and dispatcher.
+The invariants: zdb is let go only when every namespace is decided; complete files are never touched; a
+restored namespace has this frontend's name on the store before zdb serves it, or takes no stores until it
+has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from hookd.backoff import Backoff
+from hookd.errors import Conflict, StoreError, StoreTemporary
+from hookd.fence import Fence
+from hookd.files import FileKey, Roots
+from hookd.journal import Job, Journal
+from hookd.log import get
+from hookd.manifest import Manifest
+from hookd.restore import compare
+from hookd.restore.choices import Choices
+from hookd.restore.claim import CALL_LIMIT_S, Claim
+from hookd.restore.finding import APART, Finding, Holds, Waits
+from hookd.restore.local import Local, look
+from hookd.restore.restorer import UNWAITED, Restorer
+from hookd.restore.table import Decision, Here, There
+from hookd.restore.verdict import Verdicts
+from hookd.restore.view import View, look_here, look_there
+from hookd.restore.weigh import Scales
+from hookd.scheduler import Scheduler
+from hookd.stores.base import Store
+from hookd.wire import ANSWER_SPOOL, Answer
+
+log = get("survey")
+
+SAY_EVERY_S = 10.0
+
+LOOK_EVERY_S = 0.02
+
+PATIENCE_S = 3.0
+"""How long the store may take to name its manifest while all that is known is here: zdb waits."""
+
+
+@dataclass(slots=True)
+class Survey:
+    """Decides at namespaces-init; answers ready by what it found."""
+
+    journal: Journal
+    store: Store
+    roots: Roots
+    fence: Fence
+    restorer: Restorer
+    scheduler: Scheduler
+    verdicts: Verdicts
+    skip: Collection[str]
+    names: Collection[str]
+    """Namespaces asked for where nothing tells their names (a store that cannot list, no manifest)."""
+    holds: Holds
+    choices: Choices
+    claim: Claim
+    backoff: Backoff
+    hear: Callable[[], Awaitable[None]] | None = None
+    """Waits until all that was announced before is known; None where nobody announces."""
+    stopping: Callable[[], bool] = lambda: False
+    patient: bool = True
+    """Whether a wait is waited out; else the first one ends the survey."""
+    findings: dict[str, Finding] = field(default_factory=dict)
+    """Of the newest survey."""
+    waiting: str | None = None
+    """Why zdb is kept waiting now."""
+    why: str = ""
+    """The last of these reasons."""
+    running: bool = False
+    """Whether namespaces-init has not been answered yet."""
+    undecided: bool = False
+    """Between namespaces-init and ready: zdb is about to make or load files."""
+    _turn: anyio.Lock = field(default_factory=anyio.Lock)
+    """A zdb that was killed in this hook leaves its survey behind; the next one's begins after it."""
+
+    # -- the two hooks -------------------------------------------------------------------------
+
+    async def survey(self) -> Answer:
+        """namespaces-init: returns when zdb may load what is here."""
+        async with self._turn:
+            return await self._survey()
+
+    async def _survey(self) -> Answer:
+        self.choices.begin()
+        self.undecided = self.running = True
+        self.findings = {}
+        try:
+            if self.hear is not None:  # a deletion that is still on its way looks like lost files
+                await self.hear()
+            found = await self._until_decided()
+        finally:
+            self.running, self.waiting = False, None
+        if found is None:
+            return Answer(ANSWER_SPOOL, "hookd stops; it goes on with its next start")
+        await self.holds.keep({name: each.reason for name, each in found.items() if each.reason})
+        self.findings = found
+        return Answer(0, "")
+
+    async def _until_decided(self) -> dict[str, Finding] | None:
+        """Round after round; None when hookd is told to stop first."""
+        attempts = 0
+        said = float("-inf")
+        while True:
+            try:
+                return await self._round()
+            except Waits as error:
+                self.waiting = self.why = str(error)
+            if time.monotonic() - said >= SAY_EVERY_S:
+                said = time.monotonic()
+                log.warning("zdb waits", reason=self.waiting)
+            attempts += 1
+            wait_s = min(SAY_EVERY_S, self.backoff.after(attempts))
+            if not self.patient or not await self._pause(wait_s):
+                return None
+
+    async def judge(self) -> Answer:
+        """ready: 0, or 1 with one line."""
+        if self.running and await self._unwaited():
+            return Answer(1, f"zdb may not serve: {UNWAITED}")
+        # After a restart of ours between the two the earlier finding stands: by now zdb may have made
+        # blank files, and nothing would be missing any more.
+        if not self.undecided and not self.holds.held:
+            if (answer := await self.survey()).code:
+                return answer
+            if any(each.decision is Decision.RESTORE for each in self.findings.values()):
+                # zdb has loaded what was here before: nobody answered its namespaces-init
+                return Answer(1, f"zdb may not serve: {UNWAITED}")
+        self.undecided = False
+        if not self.holds.held:
+            return Answer(0, "")
+        namespace, reason = next(iter(self.holds.held.items()))
+        more = f" (and {len(self.holds.held) - 1} more)" if len(self.holds.held) > 1 else ""
+        return Answer(1, f"zdb may not serve: {namespace}: {reason}{more}; see `hookd status`")
+
+    async def _unwaited(self) -> bool:
+        """zdb did not wait for namespaces-init: whether it has loaded less than it should have.
+
+        Where nothing was to be brought, the survey ends soon, and its finding holds all the same.
+        """
+        while self.running:
+            if self.waiting is not None or self.restorer.progress is not None:
+                return True
+            await anyio.sleep(LOOK_EVERY_S)
+        return any(each.decision is Decision.RESTORE for each in self.findings.values())
+
+    async def _pause(self, seconds: float) -> bool:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            if self.stopping():
+                return False
+            await anyio.sleep(min(0.2, seconds))
+        return not self.stopping()
+
+    async def compare(self, manifest: Manifest | None) -> str | None:
+        """For the fence, see `Claim.compare`. Raises StoreError."""
+        if self.running:  # half a restore differs from anything
+            raise StoreTemporary("compare", "namespaces", "namespaces-init is not answered yet")
+        return await self.claim.compare(manifest)
+
+    # -- one round -----------------------------------------------------------------------------
+
+    async def _round(self) -> dict[str, Finding]:
+        """Decide all; restore what can be. Raises Waits."""
+        known, proven = await self._known()
+        here = await look_here(self.roots, {*known, *self.roots.namespaces()} - set(self.skip))
+        unsound = {
+            name
+            for name, local in here.items()
+            if local.blank or compare.classify(local, known.get(name, {}))[0] is not Here.COMPLETE
+        }
+        served_at_once = any(local.indexes for local in here.values()) and all(
+            here[name].blank and not known.get(name) and self.verdicts.had_store for name in unsound
+        )
+        limit_s = PATIENCE_S if served_at_once else CALL_LIMIT_S
+        view = await look_there(self.store, self.fence, limit_s)
+        if view.conflict is not None:
+            known = {}
+        else:
+            view.proven = proven
+        names = await self._names(view, here, known)
+        found = view.found
+        # what is here comes first: whether the store may be taken over for what is not hangs on it
+        for name in sorted(names - set(self.skip), key=lambda name: (name in unsound, name)):
+            local = here[name] if name in here else await self._look(name)
+            found[name] = each = await self.verdicts.of(name, local, known.get(name, {}), view)
+            apart = each.here in APART or each.there is There.LOST  # or it is another store
+            if each.decision is Decision.REFUSE and apart:
+                view.stuck = view.stuck or f"{name}: {each.reason}"
+        waits = [(name, each) for name, each in found.items() if each.decision is Decision.WAIT]
+        if waits:
+            name, each = waits[0]
+            raise Waits(f"{name}: {each.reason}; {view.trouble}")
+        await self.claim.claim(view, found)
+        return found
+
+    async def _known(
+        self,
+    ) -> tuple[dict[str, dict[FileKey, int]], dict[str, dict[FileKey, int]]]:
+        """What was proven remote or is frozen on its way there, with its length; the former alone."""
+        proven: dict[str, dict[FileKey, int]] = {}
+        for entry in await self.journal.ledger():
+            proven.setdefault(entry.key.namespace, {})[entry.key] = entry.size_bytes
+        known = {name: dict(sizes) for name, sizes in proven.items()}
+        for job in self.scheduler:
+            if job.staged is not None and job.error_class != Conflict.error_class:
+                sizes = known.setdefault(job.key.namespace, {})
+                sizes[job.key] = max(sizes.get(job.key, 0), job.size_bytes or 0)
+        return known, proven
+
+    async def _look(self, name: str) -> Local:
+        return await anyio.to_thread.run_sync(look, self.roots, name)
+
+    async def _names(
+        self, view: View, here: Mapping[str, Local], known: Collection[str]
+    ) -> set[str]:
+        """Every namespace that must be decided."""
+        given = {entry.key.namespace for entry in await self.journal.given_up()}
+        names = {*here, *known, *given}
+        if view.ours:
+            return names
+        if view.manifest is not None:
+            names.update(key.namespace for key in view.manifest.given_up)
+        if view.manifest is not None:
+            names.update(view.manifest.namespaces)
+        if view.there in (There.MANIFEST, There.EMPTY) and view.conflict is None:
+            try:
+                listed = await self.store.namespaces()
+            except StoreError:
+                listed = None
+            names.update(self.names if listed is None else listed)
+            deleted = set(await self.journal.deleted_namespaces())
+            if view.manifest is not None:
+                deleted = (deleted | set(view.manifest.deleted)) - set(view.manifest.namespaces)
+            return names - (deleted - set(here))
+        if self.verdicts.had_store and any(each.indexes for each in here.values()):
+            return names
+        return {*names, *self.names}
+
+
+def survey_of(
+    *,
+    journal: Journal,
+    store: Store,
+    roots: Roots,
+    fence: Fence,
+    restorer: Restorer,
+    scheduler: Scheduler,
+    skip: Collection[str],
+    names: Collection[str],
+    held: dict[str, str],
+    changed: Callable[[], Awaitable[None]],
+    backoff: Backoff,
+    patient: bool = True,
+    private: Path,
+    takes: Mapping[str, str] | None = None,
+    disown: Callable[[str, str], Awaitable[None]] | None = None,
+) -> Survey:
+    """A survey with its choices and its claim; see there and `Survey` for the arguments. `private` is a
+    folder that the store can write to, for what is only compared.
+    """
+    holds = Holds(journal, held, changed)
+    choices = Choices(journal, store, roots, scheduler, dict(takes or {}), disown)
+    scales = Scales(store, roots, private, journal)
+    claim = Claim(journal, store, roots, fence, scheduler, skip, holds, choices, scales)
+    fence.recheck = claim.recheck
+    verdicts = Verdicts(journal, store, roots, fence, restorer, scheduler, holds, choices, claim)
+    survey = Survey(
+        journal=journal,
+        store=store,
+        roots=roots,
+        fence=fence,
+        restorer=restorer,
+        scheduler=scheduler,
+        verdicts=verdicts,
+        skip=skip,
+        names=names,
+        holds=holds,
+        choices=choices,
+        claim=claim,
+        backoff=backoff,
+        patient=patient,
+    )
+    verdicts.stopping = lambda: survey.stopping()
+    return survey
+
+
+def newest_snapshot(
+    scheduler: Scheduler, staging_path: Callable[[str], Path]
+) -> Callable[[FileKey], tuple[Path, Job] | None]:
+    """Finds a file's newest content that waits in the staging folder (`Restorer.snapshot`)."""
+
+    def find(key: FileKey) -> tuple[Path, Job] | None:
+        for job in scheduler.of(key)[-1:]:
+            if job.staged is not None and job.digest and job.error_class != Conflict.error_class:
+                return staging_path(job.staged), job
+        return None
+
+    return find
