@@ -1,0 +1,173 @@
+"""Collects what the services write and puts it on stdout line by line, each named by its service.
+
+A service's stdout and stderr are a FIFO that this process holds open for reading and writing: opening
+it never blocks, and a service that ends ends nothing else. (A filter in each service's pipeline would be
+in the process group that zinit signals, and die with the last lines still in it.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import threading
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from hookd.log import scrub
+
+MAX_LINE_BYTES = 1 << 16
+TAIL_EVERY_S = 0.25
+LAST_WORDS_S = 0.1
+"""What was written to a terminal is readable a moment later."""
+_READ_BYTES = 1 << 16
+_CHATTER = b": DEBUG "
+"""zstor 0.4.0 always writes these: a dozen for each file. They stay in its own file."""
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class Lines:
+    """Bytes of one service in, finished lines out."""
+
+    def __init__(self, name: str, *, without: bytes | None = None) -> None:
+        """Lines that have `without` in them are left out."""
+        self._name = name.encode()
+        self._without = without
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The lines that `data` completes, each with its name and line end."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE_BYTES:
+            lines.append(self._rest)
+            self._rest = b""
+        return b"".join(map(self._named, lines))
+
+    def end(self) -> bytes:
+        """What was begun and not finished."""
+        rest, self._rest = self._rest, b""
+        return self._named(rest) if rest else b""
+
+    def _named(self, line: bytes) -> bytes:
+        line = _COLOURS.sub(b"", line).rstrip(b"\r")
+        if line.startswith(self._name + b": "):
+            line = line[len(self._name) + 2 :]
+        if not line.strip() or (self._without is not None and self._without in line):
+            return b""
+        text = scrub(line.decode("utf-8", "surrogateescape"))
+        return b"%b: %b\n" % (self._name, text.encode("utf-8", "surrogateescape"))
+
+
+class Tail:
+    """Follows a file that is appended to, and renamed and begun anew now and then. Never raises."""
+
+    def __init__(self, path: Path, lines: Lines) -> None:
+        self.lines = lines
+        self._path = path
+        self._handle: int | None = None
+
+    def read(self) -> bytes:
+        """The lines that came since the last call."""
+        out = []
+        while True:
+            data = b"" if self._handle is None else os.read(self._handle, _READ_BYTES)
+            if data:
+                out.append(self.lines.feed(data))
+            elif not self._reopen():
+                return b"".join(out)
+
+    def _reopen(self) -> bool:
+        """Open the file that has the name now, if it is another one."""
+        try:
+            now = os.stat(self._path)
+            if self._handle is not None:
+                was = os.fstat(self._handle)
+                if (was.st_dev, was.st_ino) == (now.st_dev, now.st_ino):
+                    return False
+            handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # not there yet, or between two
+            return False
+        if self._handle is not None:
+            os.close(self._handle)
+        self._handle = handle
+        return True
+
+
+class LogPump(threading.Thread):
+    """Reads the FIFOs of all services, and the files of those that write only there, until `finish`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        names: tuple[str, ...],
+        files: Mapping[str, Path] | None = None,
+        output: int = 1,
+        *,
+        terminals: Collection[str] = (),
+    ) -> None:
+        """Makes `folder`/NAME for each of `names`; `files` are name → path. Raises OSError.
+
+        Those in `terminals` are a terminal instead of a FIFO: C programs keep their output back in a
+        buffer of some KiB otherwise, and lose it when they are killed.
+        """
+        super().__init__(name="logs", daemon=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._output = output
+        self._tails = [
+            Tail(path, Lines(name, without=_CHATTER)) for name, path in (files or {}).items()
+        ]
+        self._selector = selectors.DefaultSelector()
+        self._ends = os.pipe2(os.O_CLOEXEC)
+        self._selector.register(self._ends[0], selectors.EVENT_READ, None)
+        for name in names:
+            path = folder / name
+            path.unlink(missing_ok=True)
+            if name in terminals:
+                handle, other_end = os.openpty()  # held open: else reading fails between two lives
+                os.set_blocking(handle, False)
+                path.symlink_to(os.ttyname(other_end))
+            else:
+                os.mkfifo(path, 0o600)
+                handle = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._selector.register(handle, selectors.EVENT_READ, Lines(name))
+
+    def run(self) -> None:
+        """Pump until told to end, and then what is left."""
+        ending = False
+        while True:
+            ready = self._selector.select(LAST_WORDS_S if ending else TAIL_EVERY_S)
+            for tail in self._tails:
+                self._write(tail.read())
+            for key, _ in ready:
+                if key.data is None:
+                    ending = True
+                    self._selector.unregister(key.fd)
+                    continue
+                try:
+                    data = os.read(key.fd, _READ_BYTES)
+                except OSError:  # nothing there after all
+                    continue
+                self._write(key.data.feed(data))
+            if ending and not ready:
+                break
+        for tail in self._tails:
+            self._write(tail.lines.end())
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None:
+                self._write(key.data.end())
+
+    def finish(self, within_s: float = 5.0) -> None:
+        """Write what is there, and end."""
+        os.write(self._ends[1], b".")
+        self.join(within_s)
+
+    def say(self, line: str) -> None:
+        """A line of this process itself."""
+        self._write(b"qsfs: %b\n" % scrub(line).encode("utf-8", "surrogateescape"))
+
+    def _write(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._output, data) :]
+        except OSError:  # whoever read the container's log is gone; the services must go on
+            pass
