@@ -1,0 +1,209 @@
+"""The container itself killed, its volume lost or full, a second one beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hookd.errors import Exit
+from tests.docker.backends import Backends
+from tests.docker.conftest import mounted
+from tests.docker.container import Container, Content, Docker, detach
+
+MIB = 1 << 20
+DISK_BYTES = 320 * MIB
+
+
+@pytest.fixture
+def content() -> Content:
+    return Content()
+
+
+def test_killed_in_a_drain(
+    qsfs: Container, docker: Docker, backends: Backends, volume: str, content: Content
+) -> None:
+    """The next start on the volume says what is left, and finishes it."""
+    qsfs.start()
+    content.put(qsfs, "stored", 6 * MIB)
+    qsfs.idle()
+    backends.stop_all()
+    for number in range(5):
+        content.put(qsfs, f"f{number}", 6 * MIB)
+    qsfs.signal()
+    qsfs.until_log("draining:")
+    qsfs.kill()
+    backends.start_all()
+
+    again = docker.container(*mounted(backends, volume)).start()
+    assert "were left by the last stop; they are stored now" in again.log()
+    assert again.hashes() == content.expected
+    again.idle()
+    assert again.stop() == 0
+    last = docker.container(*mounted(backends, volume)).start()
+    assert "were left" not in last.log()
+    assert last.hashes() == content.expected
+
+
+def test_a_stop_without_the_time_for_it(
+    qsfs: Container, backends: Backends, content: Content
+) -> None:
+    """docker's time is over, and docker kills: the work is kept, and done after the next start."""
+    qsfs.start()
+    backends.stop_all()
+    for number in range(3):
+        content.put(qsfs, f"f{number}", 6 * MIB)
+    assert qsfs.stop(4) == 137
+    backends.start_all()
+    qsfs.start()
+    assert qsfs.hashes() == content.expected
+    qsfs.idle()
+    assert qsfs.stop() == 0
+
+
+@pytest.mark.parametrize("way", ["second signal", "drain.timeout_s"])
+def test_given_up(
+    docker: Docker, backends: Backends, volume: str, content: Content, way: str
+) -> None:
+    """75: something is left, on the volume."""
+    options = ["-e", "HOOKD_DRAIN__TIMEOUT_S=2"] if way == "drain.timeout_s" else []
+    qsfs = docker.container(*options, *mounted(backends, volume)).start()
+    content.put(qsfs, "stored", 6 * MIB)
+    backends.stop_all()
+    content.put(qsfs, "left", 20 * MIB)
+    qsfs.signal()
+    if way == "second signal":
+        qsfs.until_log("draining:")
+        qsfs.signal()
+    assert qsfs.wait() == Exit.TEMPFAIL
+    backends.start_all()
+    qsfs.start()
+    assert qsfs.hashes() == content.expected
+    qsfs.idle()
+    assert qsfs.stop() == 0
+
+
+def test_the_volume_is_lost(
+    qsfs: Container, docker: Docker, backends: Backends, content: Content
+) -> None:
+    """Started on an empty one, everything is brought back before anything is served."""
+    qsfs.start()
+    for number in range(5):
+        content.put(qsfs, f"f{number}", 6 * MIB)
+    assert qsfs.stop() == 0
+    anew = docker.container(*mounted(backends, docker.volume())).start()
+    assert anew.hashes() == content.expected
+    content.put(anew, "after", 6 * MIB)
+    assert anew.stop() == 0
+
+
+def test_a_second_one_on_the_same_grid(
+    qsfs: Container, docker: Docker, backends: Backends, volume: str, content: Content
+) -> None:
+    """It never begins a blank file system, and takes over what is stored: the first one stores nothing
+    over it, says so, and keeps all that it has on its own volume.
+    """
+    qsfs.start()
+    for number in range(3):
+        content.put(qsfs, f"f{number}", 6 * MIB)
+    assert qsfs.stop() == 0
+    qsfs.start()
+    second = docker.container(*mounted(backends, docker.volume())).start()
+    assert second.hashes() == content.expected
+
+    theirs = Content()
+    theirs.expected.update(content.expected)
+    theirs.put(second, "second", 20 * MIB)
+    content.put(qsfs, "first", 20 * MIB)
+    qsfs.until_log("fenced", 120)
+    assert qsfs.hashes() == content.expected
+    qsfs.signal()
+    qsfs.until_log("draining:")
+    qsfs.signal()
+    assert qsfs.wait() == Exit.TEMPFAIL
+    assert "another frontend" in qsfs.log()
+
+    assert second.stop() == 0
+    third = docker.container(*mounted(backends, docker.volume())).start()
+    assert third.hashes() == theirs.expected
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system for /data."""
+    path = tmp_path / "disk"
+    path.mkdir(mode=0o700)
+    options = f"size={DISK_BYTES},mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=True)
+    yield path
+    detach(path)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Take all of the disk but `leave` bytes; the file to remove to have it back."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > leave:
+            file.write(bytes(1 << 16))
+    return ballast
+
+
+def shut(qsfs: Container) -> bool:
+    """Whether zdb takes no writes, for the disk is nearly full."""
+    return bool(qsfs.stats()["room"]["shut"])
+
+
+def kept(qsfs: Container, content: Content) -> bool:
+    """All that was written is there; beside it there may be the beginning of what was refused."""
+    return content.expected.items() <= qsfs.hashes().items()
+
+
+def test_the_disk_is_full(docker: Docker, backends: Backends, disk: Path, content: Content) -> None:
+    """What was written stays readable and right, what is refused is told, and with room it goes on."""
+    qsfs = docker.container(*mounted(backends, str(disk))).start()
+    content.put(qsfs, "before", 6 * MIB)
+    content.put(qsfs, "small", 100_000)
+    ballast = fill(disk, 8 * MIB)
+    qsfs.until(lambda: shut(qsfs), "zdb is shut")
+    with pytest.raises(OSError, match="refused"):
+        qsfs.write("/mnt/refused", bytes(24 * MIB))
+    assert kept(qsfs, content)
+    assert "the disk is nearly full" in qsfs.log()
+    assert "the disk" in qsfs.output("hookd health")
+    assert "make room" in qsfs.output("hookd health")
+    assert qsfs.stats()["room"]["problem"] is None
+    qsfs.idle()  # what was written before is stored all the same
+
+    ballast.unlink()
+    qsfs.until(lambda: not shut(qsfs), "zdb takes writes again")
+    content.put(qsfs, "after", 24 * MIB)
+    content.put(qsfs, "refused", 24 * MIB)
+    assert qsfs.hashes() == content.expected
+    assert "room" not in qsfs.output("hookd health")
+    assert qsfs.stop() == 0
+    again = docker.container(*mounted(backends, str(disk))).start()
+    assert again.hashes() == content.expected
+
+
+def test_the_disk_fills_by_what_is_written(
+    docker: Docker, backends: Backends, disk: Path, content: Content
+) -> None:
+    """Written to until it is refused, and stopped: what zdbfs holds goes to what is kept free."""
+    qsfs = docker.container(*mounted(backends, str(disk))).start()
+    number = 0
+    with contextlib.suppress(OSError):
+        for number in range(64):
+            content.put(qsfs, f"f{number}", 6 * MIB)
+    assert 5 <= number < 63
+    assert shut(qsfs)
+    assert kept(qsfs, content)
+    assert qsfs.stop() == 0
+    assert "mismatch" not in qsfs.log()
+    again = docker.container(*mounted(backends, docker.volume())).start()
+    assert kept(again, content)
+    content.put(again, "more", 24 * MIB)
+    assert kept(again, content)

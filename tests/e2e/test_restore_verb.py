@@ -1,0 +1,183 @@
+"""`hookd restore` without a daemon: into a folder, in place, refused; its lines and exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hookd.errors import Exit
+from tests.e2e.daemon import REPOSITORY, Daemon, contents
+from tests.fakes.zdb import FakeZdb
+from tests.fakes.zdb_files import answers
+
+pytest_plugins = ["tests.shim_build"]
+
+NAMES = ("ns", "other")
+
+
+def restore(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the verb."""
+    command = [sys.executable, "-m", "hookd", "restore", *arguments, "--config", str(daemon.config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+
+
+@pytest.fixture
+def lived(daemon: Daemon, zdb: FakeZdb) -> FakeZdb:
+    """Two namespaces, all stored; daemon and zdb have ended."""
+    daemon.start()
+    assert zdb.start() == 0
+    for name in NAMES:
+        zdb.create(name)
+        for _ in range(2):
+            zdb.churn(name, 6)
+            zdb.rotate(name)
+        zdb.churn(name, 2)
+    zdb.stop()
+    zdb.finish_hooks()
+    assert daemon.stop() == Exit.OK
+    return zdb
+
+
+def wipe(daemon: Daemon) -> None:
+    for root in (daemon.index, daemon.data):
+        shutil.rmtree(root)
+        root.mkdir()
+    shutil.rmtree(daemon.journal.parent)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_into_a_folder(daemon: Daemon, lived: FakeZdb, tmp_path: Path, beside: bool) -> None:
+    """Everything comes, whoever runs; done again it goes on; nothing else is touched."""
+    if beside:
+        daemon.start()
+        assert lived.start() == 0
+    before, local = daemon.stored(), daemon.local()
+    for _ in range(2):
+        run = restore(daemon, "--to", str(tmp_path / "there"))
+        assert run.returncode == Exit.OK, run.stderr
+        assert "ns: restored" in run.stdout
+    found = contents(tmp_path / "there", "index", "data")
+    assert found == before
+    assert (daemon.stored(), daemon.local()) == (before, local)
+    one = restore(daemon, "--to", str(tmp_path / "one"), "--namespace", "ns", "--json")
+    assert list(json.loads(one.stdout)["restored"]) == ["ns"]
+    assert {path.name for path in (tmp_path / "one" / "index").iterdir()} == {"ns"}
+    none = restore(daemon, "--to", str(tmp_path / "none"), "--namespace", "nobody")
+    assert none.returncode == Exit.FAILED
+    assert "no files of it" in none.stderr
+    own = restore(daemon, "--to", str(daemon.folder))
+    assert own.returncode == Exit.USAGE
+    if beside:
+        lived.stop()
+        lived.finish_hooks()
+        assert daemon.stop() == Exit.OK
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_in_place(daemon: Daemon, lived: FakeZdb, full: bool) -> None:
+    """With zdb and hookd stopped all is there for zdb's next start, or all but old data files."""
+    stored = daemon.stored()
+    wipe(daemon)
+    run = restore(daemon, *(["--full"] if full else []))
+    assert run.returncode == Exit.OK, run.stderr
+    local = daemon.local()
+    assert [name for name in local if local[name] != stored[name]] == []
+    if full:
+        told = answers(daemon.index, daemon.data)
+        assert {name: keys for name, keys in told.items() if keys} == lived.truth
+    else:
+        assert "data/ns/d0" not in local
+        assert "data/ns/d2" in local
+    again = restore(daemon)
+    assert again.returncode == Exit.OK
+    assert "ns: complete" in again.stdout
+    daemon.start()
+    assert lived.start() == 0
+    for name in NAMES:
+        for key, value in lived.truth[name].items():
+            assert lived.get(name, key) == value
+    lived.stop()
+    lived.finish_hooks()
+    assert daemon.stop() == Exit.OK
+
+
+def test_refused_while_something_runs(daemon: Daemon, lived: FakeZdb) -> None:
+    """In place it needs the field for itself, and says what to do."""
+    daemon.start()
+    run = restore(daemon)
+    assert run.returncode != 0
+    assert "hookd runs" in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert lived.start() == 0
+    daemon.kill()
+    run = restore(daemon)
+    assert run.returncode != 0
+    assert "zdb runs" in run.stderr
+    lived.kill()
+    daemon.expect("zdb ended without its closing hooks")
+
+
+def test_a_store_that_is_away(daemon: Daemon, lived: FakeZdb, tmp_path: Path) -> None:
+    """69, one line, and nothing was made."""
+    wipe(daemon)
+    daemon.store.rename(tmp_path / "away")
+    for arguments in (["--to", str(tmp_path / "there")],):
+        run = restore(daemon, *arguments)
+        assert run.returncode == Exit.UNAVAILABLE, run.stderr
+        assert run.stderr.count("\n") == 1
+    assert daemon.local() == {}
+
+
+@pytest.mark.parametrize(
+    ("instead", "new"),
+    [
+        ("nothing", False),
+        ("nothing", True),
+        ("empty", False),
+        ("empty", True),
+        ("another", False),  # with a new journal nothing tells it from the right one
+    ],
+)
+def test_a_store_that_is_not_mounted(
+    daemon: Daemon, lived: FakeZdb, tmp_path: Path, instead: str, new: bool
+) -> None:
+    """In place: 69, one line, nothing made of what lies there; mounted again all comes back, and the
+    daemon does not find another's name. `new`: the journal is lost, too.
+    """
+    stored = daemon.stored()
+    for root in (daemon.index, daemon.data):
+        shutil.rmtree(root)
+        root.mkdir()
+    if new:
+        shutil.rmtree(daemon.journal.parent)
+    daemon.store.rename(tmp_path / "away")
+    if instead != "nothing":
+        daemon.store.mkdir()
+    if instead == "another":
+        shutil.copytree(tmp_path / "away" / ".hookd", daemon.store / ".hookd")
+        (daemon.store / ".hookd" / "manifest.json").unlink()
+        (daemon.store / ".hookd" / "store-id").write_text("0" * 32)
+    before = sorted(daemon.store.rglob("*"))
+    run = restore(daemon)
+    assert run.returncode == Exit.UNAVAILABLE, run.stdout + run.stderr
+    assert run.stderr.count("\n") == 1
+    assert "mount" in run.stderr
+    assert sorted(daemon.store.rglob("*")) == before
+    assert daemon.local() == {}
+    if instead != "nothing":
+        shutil.rmtree(daemon.store)
+    (tmp_path / "away").rename(daemon.store)
+    run = restore(daemon, "--full")
+    assert run.returncode == Exit.OK, run.stderr
+    assert daemon.local() == stored
+    daemon.start()
+    assert lived.start() == 0
+    assert daemon.stats()["fence"]["fenced"] is None
+    lived.stop()
+    lived.finish_hooks()
+    assert daemon.stop() == Exit.OK

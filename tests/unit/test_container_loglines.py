@@ -1,0 +1,118 @@
+"""Lines of services on one stream: whole, named, without colours and secrets, none lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hookd import log
+from hookd.container.loglines import MAX_LINE_BYTES, Lines, LogPump, Tail
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_lines_come_whole(step: int) -> None:
+    data = b"one\ntwo\r\n\n\x1b[32;1mthree\x1b[0m\nzdb: four\nfi"
+    lines = Lines("zdb")
+    out = b"".join(lines.feed(data[i : i + step]) for i in range(0, len(data), step))
+    assert out == b"zdb: one\nzdb: two\nzdb: three\nzdb: four\n"
+    assert lines.end() == b"zdb: fi\n"
+    assert lines.end() == b""
+
+
+def test_a_line_without_end_is_cut() -> None:
+    lines = Lines("zdb")
+    assert lines.feed(b"x" * (MAX_LINE_BYTES + 1)).endswith(b"x\n")
+    assert lines.end() == b""
+
+
+def test_bytes_that_are_no_text_pass() -> None:
+    assert Lines("zdb").feed(b"a \xff b\n") == b"zdb: a \xff b\n"
+
+
+def test_what_is_left_out() -> None:
+    assert (
+        Lines("zstor", without=b": DEBUG ").feed(b"t: DEBUG x\nt: INFO y\n")
+        == b"zstor: t: INFO y\n"
+    )
+
+
+def test_secrets_are_hidden() -> None:
+    log.register_secret("a-password-of-zstor")
+    try:
+        out = Lines("zstor").feed(b"cannot open a-password-of-zstor@backend\n")
+    finally:
+        log._secrets.clear()
+    assert out == b"zstor: cannot open ***@backend\n"
+
+
+@pytest.fixture
+def stream() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def test_the_pump(tmp_path: Path, stream: tuple[int, int]) -> None:
+    """From FIFOs whose writers come and go, and from a file that is rolled; the last line too."""
+    reading, writing = stream
+    file = tmp_path / "zstor.log"
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "zdb").write_text("a plain file of an earlier life")
+    pump = LogPump(tmp_path / "log", ("zdb", "hookd"), {"zstor": file}, writing)
+    pump.start()
+    for number in range(3):
+        with open(tmp_path / "log" / "zdb", "wb") as out:
+            out.write(b"life %d\n" % number)
+    file.write_bytes(b"first\nsec")
+    with open(tmp_path / "log" / "hookd", "wb") as out:
+        out.write(b"no end of line")
+    pump.say("a word")
+    pump.finish()
+    assert not pump.is_alive()
+    lines = os.read(reading, 1 << 16).decode().splitlines()
+    assert [line for line in lines if line.startswith("zdb")] == [
+        f"zdb: life {n}" for n in range(3)
+    ]
+    assert {"zstor: first", "zstor: sec", "hookd: no end of line", "qsfs: a word"} <= set(lines)
+
+
+def test_a_terminal(tmp_path: Path, stream: tuple[int, int]) -> None:
+    """For programs that would keep their lines back; it outlives its writers, too."""
+    reading, writing = stream
+    pump = LogPump(tmp_path / "log", ("zdb",), output=writing, terminals=["zdb"])
+    pump.start()
+    for number in range(2):
+        with open(tmp_path / "log" / "zdb", "wb", buffering=0) as out:
+            assert out.isatty()
+            out.write(b"life %d\n" % number)
+    pump.finish()
+    assert os.read(reading, 1 << 16) == b"zdb: life 0\nzdb: life 1\n"
+
+
+def test_a_file_that_is_rolled(tmp_path: Path) -> None:
+    path = tmp_path / "zstor.log"
+    tail = Tail(path, Lines("zstor"))
+    assert tail.read() == b""
+    path.write_bytes(b"one\n")
+    assert tail.read() == b"zstor: one\n"
+    with path.open("ab") as file:
+        file.write(b"two\n")
+    path.rename(tmp_path / "zstor.1.log")
+    path.write_bytes(b"three\n")
+    assert tail.read() == b"zstor: two\nzstor: three\n"
+    assert tail.read() == b""
+
+
+def test_a_reader_that_is_gone(tmp_path: Path) -> None:
+    """The services go on."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    pump = LogPump(tmp_path / "log", ("zdb",), output=writing)
+    pump.start()
+    pump.say("nobody hears")
+    pump.finish()
+    os.close(writing)
