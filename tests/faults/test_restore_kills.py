@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +88,27 @@ def unreadable(world: World, name: str) -> Iterator[None]:
         aside.rename(path)
 
 
+def settled(world: World) -> dict[str, bytes]:
+    """What is on disk once no file is on its way: a miss fetches the next ones too, after its answer."""
+    local: dict[str, bytes] = {}
+
+    def at_rest() -> bool:
+        local.clear()
+        with suppress(FileNotFoundError):  # it has just arrived
+            local.update(contents(world.daemon.folder, "index", "data"))
+        return bool(local) and not any("/.hookd-d" in name for name in local)
+
+    world.until(at_rest, "a data file is still on its way")
+    return local
+
+
 def check(world: World, stored: dict[str, bytes]) -> None:
     """zdb serves: every key answers, nothing was harmed; and a drain ends with nothing left."""
     zdb = world.zdb
     for name in NAMES:
         for key, value in zdb.truth[name].items():
             assert zdb.get(name, key) == value
-    local = contents(world.daemon.folder, "index", "data")
+    local = settled(world)
     assert {name: content for name, content in local.items() if WORK in name} == {}
     assert world.daemon.stored() == stored, "the store was touched"
     restored = {name: content for name, content in local.items() if name.split("/")[1] in NAMES}
