@@ -333,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     restore = add("restore", _restore, "Bring back what is stored.", config, client, as_json)
     restore.add_argument("name", nargs="?", metavar="NAMESPACE", help="with --take: only this one")
-    restore.add_argument("--namespace", metavar="NAME", help="with --to: only this one")
+    restore.add_argument("--namespace", metavar="NAME", help="only this one")
     restore.add_argument(
         "--to",
         type=Path,
@@ -341,7 +341,7 @@ def _parser() -> argparse.ArgumentParser:
         help="into this folder, to look at; beside anything that runs",
     )
     restore.add_argument(
-        "--full", action="store_true", help="all data files, not only what zdb needs at its start"
+        "--full", action="store_true", help="all data files, also beside a zdb that runs"
     )
     restore.add_argument(
         "--take", choices=("local", "remote"), help="whose files are right, where both have some"

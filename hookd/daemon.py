@@ -331,6 +331,16 @@ class Daemon:
                 self._surveys.discard(scope)
         return Answer(ANSWER_SPOOL, "hookd stops; the restore goes on with its next start")
 
+    async def by_hand(self, only: list[str] | None) -> str | None:
+        """See Survey.by_hand; a stop ends it."""
+        with anyio.CancelScope() as scope:
+            self._surveys.add(scope)
+            try:
+                return await self._parts.survey.by_hand(only)
+            finally:
+                self._surveys.discard(scope)
+        return "hookd stops; say this again after its next start"
+
     async def judge(self) -> Answer:
         """See restore.survey; a zdb that may serve is looked through afterwards."""
         answer = await self._parts.survey.judge()

@@ -93,10 +93,10 @@ class Claim:
             return  # the fence compares before the first put
         if unread:
             raise Waits(f"{unread[0]}: the store cannot tell what it has of it")
-        if view.ours and not restored and not self.choices.takes:
+        if view.ours and not restored and not self.choices.wait:
             return
         newer = view.conflict is not None and view.manifest is None
-        idle = view.conflict is not None and not restored and not self.choices.takes
+        idle = view.conflict is not None and not restored and not self.choices.wait
         if view.stuck is not None or newer or idle:
             return  # somebody has to decide; the fence says so with the first put
         self.brought = self.brought or set()
@@ -104,7 +104,7 @@ class Claim:
             if view.manifest is not None:
                 await self._adopt_rest(view.manifest, self._given_up(found))
             with anyio.fail_after(ANSWER_LIMIT_S):
-                if (view.ours or view.claimed) and not self.choices.takes:
+                if (view.ours or view.claimed) and not self.choices.wait:
                     await self.fence.publish()
                 else:
                     await self.fence.take_over(view.manifest, view.digest)
@@ -113,7 +113,7 @@ class Claim:
         except (StoreError, JournalError, TimeoutError) as error:
             # Readable, but not writable: nothing is stored before our name is.
             log.warning("the store does not take our name yet", error=str(error))
-            if self.choices.takes and not self.fence.is_ours(view.digest):
+            if self.choices.wait and not self.fence.is_ours(view.digest):
                 raise Waits(f"a choice was made, and the store does not answer: {error}") from error
         await self.choices.forget()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from hookd.admin.words import count, duration, number, size
 
@@ -53,6 +54,15 @@ class Progress:
         if (eta_s := self.eta_s) is not None:
             text += f"  {duration(max(1.0, eta_s))} to go"
         return text
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a bar elsewhere."""
+        return {
+            "namespace": self.namespace,
+            "files": self.files_total,
+            "files_done": self.files_done,
+            "note": self.note(),
+        }
 
     def line(self) -> str:
         """For the log and for status."""

@@ -33,6 +33,10 @@ from hookd.stores.base import Remote, Store
 
 log = get("survey")
 
+LEFT_OUT = "it was left out of a restore by hand, and comes back with zdb's next start"
+
+UNNAMED = "no manifest names what the store has of it: restore all together, without --namespace"
+
 
 @dataclass(slots=True)
 class Verdicts:
@@ -139,6 +143,9 @@ class Verdicts:
             why_not = await differs(self.roots, local, manifest)
             here, why = (Here.FOREIGN, why_not) if why_not else (here, why)
         decision = decide(here, column)
+        if decision is Decision.RESTORE and not self.choices.meant_for(name):
+            left = LEFT_OUT if column is There.MANIFEST else UNNAMED
+            return Finding(Decision.REFUSE, here, column, f"{why}; {left}")
         if decision is Decision.RESTORE and view.stuck is not None:
             return Finding(Decision.REFUSE, here, column, f"{why}; first {view.stuck}")
         if decision is Decision.RESTORE:
