@@ -82,6 +82,7 @@ class Retriever:
         self._ahead: asyncio.Task[None] | None = None
         self._ahead_key: FileKey | None = None
         self._yielding: dict[FileKey, anyio.CancelScope] = {}
+        self._stopped = False
         self.asked = 0
         """Retrieves under way that zdb waits for."""
         self.prefetched = 0
@@ -134,6 +135,8 @@ class Retriever:
         Not placed if the namespace was deleted meanwhile. Raises StoreError, NoRoom, OSError,
         TimeoutError, JournalError.
         """
+        if self._stopped:
+            raise StoreUnreachable("get", key, "hookd stops")
         with anyio.CancelScope() as scope:
             self._yielding[key] = scope
             try:
@@ -184,9 +187,12 @@ class Retriever:
                 self._ahead_key = None
 
     def stop(self) -> None:
-        """Fetch nothing more ahead."""
+        """Fetch nothing more that zdb does not wait for."""
+        self._stopped = True
         if self._ahead is not None:
             self._ahead.cancel()
+        for scope in self._yielding.values():
+            scope.cancel()
 
     # -- one file ------------------------------------------------------------------------------
 

@@ -109,6 +109,25 @@ async def test_what_zdb_waits_for_goes_first(tmp_path: Path) -> None:
         assert found.live(data_key("ns", 0)) == GOOD
 
 
+async def test_a_stop_ends_it(tmp_path: Path) -> None:
+    """A drain does not compete with it for the store."""
+    async with rig(tmp_path) as found:
+        await lazily(found)
+        found.store.hang.add("get")
+        brought = {}
+
+        async def bring() -> None:
+            brought.update(await Rest(found.retriever, found.roots).bring(["ns"], {}))
+
+        with anyio.fail_after(2):
+            async with anyio.create_task_group() as group:
+                group.start_soon(bring)
+                await found.eventually(lambda: len(found.store.of("get")) == 1)
+                found.retriever.stop()
+        assert "hookd stops" in brought["ns"].why
+        assert len(found.store.of("get")) == 1
+
+
 async def test_deleted_meanwhile(tmp_path: Path, logs: Logs) -> None:
     """Of a namespace that zdb deleted in between nothing is placed."""
     async with rig(tmp_path) as found:
