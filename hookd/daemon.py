@@ -34,7 +34,7 @@ from hookd.pulse import EXTEND_S, Pulse, status
 from hookd.signals import AGAIN, Signals
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder
-from hookd.startup import FRESH, Loaded, load, open_journal, store_id_of
+from hookd.startup import FRESH, Loaded, load, note_store, open_journal
 from hookd.wire import ANSWER_SPOOL, Answer
 
 log = get("daemon")
@@ -146,8 +146,8 @@ class Daemon:
     async def _serve(self, parts: Parts, loaded: Loaded) -> Exit:
         refill(parts, loaded)
         loaded.jobs, loaded.events, loaded.ledger = [], [], []
+        await note_store(parts.store, parts.journal)
         with contextlib.suppress(JournalError):  # a full disk is no reason not to start
-            await parts.journal.set_meta("store_id", store_id_of(parts.store))
             await parts.journal.set_meta(FRESH, None)
         async with anyio.create_task_group() as group:
             group.start_soon(AdminServer(parts, self).run)

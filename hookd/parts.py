@@ -43,7 +43,7 @@ from hookd.room import LIMITS, Room
 from hookd.scheduler import Scheduler
 from hookd.snapshot import ORPHANED, Staging
 from hookd.sockets import allowed_uids, listen
-from hookd.startup import Loaded, kept_out, recognise, texts
+from hookd.startup import Loaded, awaited, kept_out, known_store, recognise, texts
 from hookd.stores import open_store
 from hookd.stores.base import Store
 from hookd.stores.zstor_blind import BlindWatch, watch_of
@@ -127,8 +127,10 @@ def assemble(
         keep_unknown=loaded.blank,
     )
     notices = list(config.warnings())
-    store, warnings = open_store(config, roots)
+    store, warnings = open_store(config, roots, known=known_store(loaded.meta, loaded.ledger))
     recognise(store, loaded.meta, loaded.ledger, config.journal.path)
+    if reason := awaited(store):
+        log.warning("the store is waited for", reason=reason)
     notices.extend(warnings)
     if rebuilt:
         notices.append(f"the journal was damaged; it was moved to {rebuilt} and rebuilt")

@@ -37,7 +37,7 @@ from hookd.restore.survey import newest_snapshot, survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder
-from hookd.startup import recognise, store_id_of
+from hookd.startup import note_store, recognise
 from hookd.stores import attach_store, open_store
 from hookd.stores.base import Store
 from hookd.zdb import ZdbLife
@@ -176,7 +176,7 @@ async def _in_place(
         await journal.aclose()
         staging.close()
         raise
-    await journal.set_meta("store_id", store_id_of(store))
+    await note_store(store, journal)
     backoff = Backoff(base_s=0.2, cap_s=1.0)
 
     async def compare(manifest: Manifest | None) -> str | None:
