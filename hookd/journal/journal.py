@@ -286,6 +286,10 @@ class Journal:
         """The namespace was deleted while this file was stored."""
         await self._do(lambda db: ledger_rows.retire_file(db, key, time.time()))
 
+    async def forget(self, keys: Sequence[FileKey]) -> None:
+        """The store has lost these files, and they are here: what was proven of them counts no more."""
+        await self._do(lambda db: ledger_rows.forget(db, keys))
+
     async def set_meta(self, key: str, value: object) -> None:
         """Remember a small fact (JSON); None forgets it."""
         await self._do(lambda db: tables.set_meta(db, key, value))

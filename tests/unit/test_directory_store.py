@@ -224,7 +224,11 @@ async def test_it_is_waited_for(tmp_path: Path, there: str) -> None:
         told.append(store_id)
 
     store.identified = identified
-    for call in (lambda: put(store, place, b"new"), store.prove_absence, store.health):
+
+    async def new() -> None:
+        await put(store, place, b"new")
+
+    for call in (new, store.prove_absence, store.health):
         with pytest.raises(
             StoreUnreachable, match=r"no store now; is it mounted\?.*mkdir"
         ) as caught:
