@@ -87,7 +87,7 @@ def _take(arguments: argparse.Namespace, places: Places, name: str) -> int:
         db.close()
     finally:
         os.close(lock)
-    print("kept: it is done at zdb's next start")
+    print("kept: it is done at zdb's next start, with what the store has then")
     return Exit.OK
 
 

@@ -35,6 +35,8 @@ log = get("survey")
 
 LEFT_OUT = "it was left out of a restore by hand, and comes back with zdb's next start"
 
+CHOSEN = "what is stored was chosen, and is waited for"
+
 UNNAMED = "no manifest names what the store has of it: restore all together, without --namespace"
 
 
@@ -68,6 +70,8 @@ class Verdicts:
         if not view.readable:
             here, why = self._unread(local, known)
             decision = decide(here, view.there)
+            if self.choices.of(name) == "remote":  # zdb would write what is set aside later
+                decision, why = Decision.WAIT, f"{CHOSEN}; {to_decide(name)}"
             return Finding(
                 decision, here, view.there, why if decision is not Decision.SERVE else ""
             )

@@ -196,8 +196,8 @@ async def test_a_wiped_store_and_a_lost_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 async def test_a_wiped_store_and_complete_files(tmp_path: Path, logs: Logs, late: bool) -> None:
-    """zdb is served, and no manifest names what the store has not, also not `late`, where the store is away
-    at the start. All is stored again, but for what is not here.
+    """zdb is served, and no manifest names what the store has not, also not `late`, where it is away at
+    the start. All is stored again, but for what is not here.
     """
     zdb_at(tmp_path)
     store = MemoryStore()
