@@ -153,8 +153,8 @@ async def take(parts: Parts, namespace: str, choice: str, uid: int) -> str:
             jobs = [job for job in parts.scheduler if job.key.namespace in names and _is_idle(job)]
             await _each(parts, jobs)
             return (
-                f"{listed(names)}: what is here is stored over what the store has; until `hookd checkpoint`"
-                " says that it is safe, a lost disk brings back a part of it at most"
+                f"{listed(names)}: what is here is stored over what the store has; until a checkpoint"
+                " (`hookd checkpoint`) says that it is safe, a lost disk brings back a part of it at most"
             )
         await survey.choices.choose(namespace, choice)
     except (StoreError, JournalError, ManifestNewer) as error:

@@ -66,4 +66,4 @@ async def test_local_says_when_it_is_safe(tmp_path: Path) -> None:
         await found.fence.guard()
         await store_all(found)
         said = await take(parts_of(found, serving=True), NS, "local", 0)
-        assert "until `hookd checkpoint` says that it is safe" in said
+        assert "says that it is safe" in said
