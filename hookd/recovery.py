@@ -38,6 +38,7 @@ from hookd.log import get
 from hookd.restore.belongs import belongs
 from hookd.restore.ends import Ends
 from hookd.restore.fit import too_short
+from hookd.restore.growth import Growth
 from hookd.restore.place import check, put_in_place
 from hookd.scheduler import Scheduler
 from hookd.snapshot import RETRIEVES, Staging
@@ -85,6 +86,9 @@ class Retriever:
         self._stopped = False
         self.asked = 0
         """Retrieves under way that zdb waits for."""
+        self.growth = Growth()
+        """What is here of files on their way."""
+        self._wanted: dict[FileKey, int] = {}
         self.prefetched = 0
         self.retrieved = 0
         self.failed = 0
@@ -94,6 +98,11 @@ class Retriever:
     def running(self) -> Collection[FileKey]:
         """Files that are being brought back now."""
         return self._locks.keys()
+
+    def arriving(self) -> dict[FileKey, tuple[int, int | None]]:
+        """(bytes here, of how many) of files that take longer than a second; None: nobody knows."""
+        found = self.growth.bytes.items()
+        return {key: (size, self._wanted.get(key)) for key, size in found}
 
     async def retrieve(self, key: FileKey) -> Answer:
         """The file is where zdb looks for it (0), or one line why not (1)."""
@@ -233,7 +242,10 @@ class Retriever:
             anyio.to_thread.run_sync(self._ends.of, key, abandon_on_cancel=True)
         )
         try:
-            expected = await self._newest(key, target, known)
+            if known is not None:
+                self._wanted[key] = known.size_bytes
+            async with self.growth.watch(key, target):
+                expected = await self._newest(key, target, known)
             faults.point("retrieve-staged")
             size = await anyio.to_thread.run_sync(check, key, target, expected)
             faults.point("retrieve-verified")
@@ -248,6 +260,7 @@ class Retriever:
             await anyio.to_thread.run_sync(place)
             faults.point("retrieve-linked")
         finally:
+            self._wanted.pop(key, None)
             reading.cancel()
             # not awaited in a cancelled scope: a leftover is removed at the next start
             shutil.rmtree(folder, ignore_errors=True)

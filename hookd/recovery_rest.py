@@ -7,6 +7,7 @@ goes first, and the disk keeps the room that zdb is to have.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,6 +26,8 @@ from hookd.recovery import Retriever
 from hookd.restore.progress import Progress
 
 LOOK_EVERY_S = 0.05
+
+SAY_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -57,7 +60,7 @@ class Rest:
         keep_free: int = 0,
         say: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        """`keep_free`: bytes of zdb's disk that are left for zdb; `say` is told after each file."""
+        """`keep_free`: bytes of zdb's disk that are left for zdb; `say` is told each second."""
         self._say = say
         self._retriever = retriever
         self._roots = roots
@@ -90,11 +93,21 @@ class Rest:
     ) -> Brought:
         total = sum(sizes.get(key, 0) for key in absent)
         brought, line = Brought(), iter(absent)
-        self.progress = Progress(name, len(absent), bytes_total=total, doing="")
-        async with anyio.create_task_group() as group:
-            for _ in range(min(at_once, len(absent))):
-                group.start_soon(self._work, line, sizes, brought, self.progress)
+        arriving = self._retriever.growth.bytes
+        self.progress = Progress(name, len(absent), bytes_total=total, doing="", arriving=arriving)
+        telling = asyncio.ensure_future(self._tell())
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(min(at_once, len(absent))):
+                    group.start_soon(self._work, line, sizes, brought, self.progress)
+        finally:
+            telling.cancel()
         return brought
+
+    async def _tell(self) -> None:
+        while self.progress is not None:
+            self._say(self.progress)
+            await anyio.sleep(SAY_EVERY_S)
 
     async def _work(
         self,
@@ -114,7 +127,6 @@ class Rest:
                 brought.files += 1
                 brought.bytes += size
             progress.files_done, progress.bytes_done = brought.files, brought.bytes
-            self._say(progress)
 
     async def _one(self, key: FileKey, size: int) -> int:
         """Its length, once it is here. Raises what `Retriever.bring` does."""

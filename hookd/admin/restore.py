@@ -44,8 +44,7 @@ def _ask(arguments: argparse.Namespace, places: Places, names: list[str]) -> int
         for text in follow(places.socket, f"{line} --full" if arguments.full else line):
             found = json.loads(text)
             if doing := found.get("doing"):
-                total = doing["files"] or None
-                bar.show(doing["namespace"], doing["files_done"], total, doing["note"])
+                bar.show(doing["namespace"], doing["done"], doing["of"] or None, doing["note"])
     if "code" not in found:
         raise DaemonAway(places.socket, "it went away without an answer; say this again")
     code = Exit(found.pop("code"))
@@ -132,5 +131,5 @@ def _print(result: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 def show(bar: Bar, progress: Progress) -> None:
     """The newest of a restore."""
-    total = progress.files_total or None
-    bar.show(progress.namespace, progress.files_done, total, progress.note())
+    done, total = progress.share
+    bar.show(progress.namespace, done, total or None, progress.note())

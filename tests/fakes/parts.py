@@ -115,7 +115,9 @@ def fake_parts(folder: Path = Path("/nowhere")) -> Parts:
             wake=lambda: None,
         ),
         admission=SimpleNamespace(tally=Tally(), last_event_at=None),
-        retriever=SimpleNamespace(retrieved=0, failed=0, last_error=None, running=()),
+        retriever=SimpleNamespace(
+            retrieved=0, failed=0, last_error=None, running=(), arriving=dict
+        ),
         intake=SimpleNamespace(counts=IntakeCounts(), open=0),
         spool=FakeSpool(),
         fence=SimpleNamespace(
