@@ -128,14 +128,19 @@ class Claim:
         withdrawn before a manifest names them, and a scan has them stored again.
 
         What is not here stays in it: an index would wait for it for ever; the audit names it, if it is
-        lost. Raises JournalError.
+        lost. A store that takes long to tell which are left is not waited for: the scan asks for each.
+        Raises StoreError, JournalError.
         """
         if not names:
             return
         here = await look_here(self.roots, names)
         entries = [each for each in await self.journal.ledger() if each.key.namespace in names]
-        gone = [each.key for each in entries if each.key in here[each.key.namespace].lengths]
-        await self.journal.forget(gone)
+        known = [each.key for each in entries if each.key in here[each.key.namespace].lengths]
+        left: Collection[FileKey] = ()
+        with anyio.move_on_after(ANSWER_LIMIT_S):
+            left = await remote.ask(self.store, known)
+        gone = {key for key in known if key not in left}
+        await self.journal.forget(list(gone))
         for name in names:
             self.scheduler.retire(name)
             log.warning("the store has lost it, all is stored again", namespace=name)
