@@ -42,7 +42,7 @@ from hookd.errors import (
     StoreTemporary,
     StoreUnreachable,
 )
-from hookd.identity import Identity
+from hookd.identity import MAX_FORMER, Identity
 from hookd.journal import Journal
 from hookd.log import get
 from hookd.manifest import Manifest, ManifestBad, ManifestNewer
@@ -226,7 +226,7 @@ class Fence:
         renewal, before = self.identity.named, self.identity.digest
         if not self._renamed:
             self._alone = self._home != "" and self.identity.home == self._home
-            await self._keep(replace(self.identity, writer=os.urandom(16).hex()))
+            await self._keep(self.identity.renamed(os.urandom(16).hex()))
             self._renamed = True
         if renewal:
             await self._write()
@@ -268,6 +268,13 @@ class Fence:
                 self._stop(reason)
             else:
                 await self._take_over(seen, digest)
+        elif seen is not None and self._older(seen):
+            assert self.identity is not None
+            detail = (
+                f"the store has an older manifest of this frontend ({seen.sequence}, the last was"
+                f" {self.identity.sequence}): where it was set back, restart hookd, which compares"
+            )
+            raise ManifestMoved("look", self._store.kind, detail)
         elif seen is not None:
             self._stop(
                 f"another frontend ({seen.writer[:8]}) has taken the store over; stop one of the two;"
@@ -276,6 +283,12 @@ class Fence:
         elif self.identity is not None and self.identity.digest:
             log.error("the manifest is gone from the store, writing it anew")
             self.changed()
+
+    def _older(self, seen: Manifest) -> bool:
+        """Whether a manifest that is not our last one is ours all the same."""
+        return self.identity is not None and self.identity.wrote(
+            lineage=seen.lineage, writer=seen.writer, sequence=seen.sequence
+        )
 
     def _stop(self, reason: str) -> None:
         self.fenced = reason
@@ -300,7 +313,12 @@ class Fence:
 
     async def _take_over(self, seen: Manifest | None, digest: bytes | None) -> None:
         old = self.identity
-        if seen is not None:
+        former: tuple[str, ...] = ()
+        if seen is not None and old is not None and self._older(seen):
+            # a store that was set back: the next number is new to both
+            lineage, sequence = old.lineage, max(old.sequence, seen.sequence)
+            former = (*old.former, old.writer)[-MAX_FORMER:]
+        elif seen is not None:
             lineage, sequence = seen.lineage, seen.sequence
         elif old is not None:
             lineage, sequence = old.lineage, old.sequence
@@ -309,7 +327,8 @@ class Fence:
         self._changes += 1
         self._wake.set()
         before = digest.hex() if digest else ""
-        ours = Identity(lineage, os.urandom(16).hex(), sequence, before, named=False)
+        name = os.urandom(16).hex()
+        ours = Identity(lineage, name, sequence, before, named=False, former=former)
         await self._keep(ours)
         self._renamed = self.compared = True
         await self._write()

@@ -92,7 +92,7 @@ def conflict_of(ours: Identity | None, manifest: Manifest) -> str | None:
         return None
     if manifest.lineage != ours.lineage:
         return "the store holds another history of files (another lineage) than this frontend's"
-    if manifest.writer != ours.writer:
+    if not ours.wrote(lineage=manifest.lineage, writer=manifest.writer, sequence=manifest.sequence):
         return (
             f"another frontend has taken the store over (manifest {manifest.sequence}, ours was"
             f" {ours.sequence}), or this is an older copy of its disk"
