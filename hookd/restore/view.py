@@ -73,7 +73,7 @@ async def look_there(store: Store, fence: Fence, limit_s: float) -> View:
                 except StoreError as error:
                     return View(There.BLIND, trouble=str(error))
                 return View(There.EMPTY)
-            manifest, digest = await fence.read_any()
+            manifest, digest = await fence.record.read_any()
             conflict = None if manifest is None else conflict_of(fence.identity, manifest)
             return View(There.MANIFEST, manifest, digest, conflict=conflict)
     except ManifestNewer as error:

@@ -11,11 +11,12 @@ import anyio
 import pytest
 
 from hookd import fence as fence_stage
-from hookd import manifest
+from hookd import manifest, publisher
 from hookd.errors import StoreUnreachable
 from hookd.fence import Fenced, ManifestMoved
 from hookd.files import FileKey, data_key, index_key
 from hookd.identity import home_of
+from hookd.publisher import Publisher
 from tests.conftest import Logs
 from tests.fakes.audits import audit, data_bytes, index_bytes, told
 from tests.fakes.rig import Rig, rig
@@ -147,7 +148,7 @@ async def test_a_copy_that_starts_later_is_refused(tmp_path: Path) -> None:
     async with rig(a, there, names=(NS,)) as one, rig(b, there, names=(NS,)) as two:
         before = there.records[manifest.NAME]
         async with anyio.create_task_group() as group:
-            group.start_soon(one.fence.run)
+            group.start_soon(Publisher(one.fence, one.backoff).run)
             await one.survey.survey()
             await one.eventually(lambda: there.records[manifest.NAME] != before)
             group.cancel_scope.cancel()
@@ -258,9 +259,9 @@ async def test_one_that_stores_nothing_notices(
             with pytest.raises(Fenced):
                 await one.fence.confirm()
         else:
-            monkeypatch.setattr(fence_stage, "ASK_EVERY_S", 0.001)
+            monkeypatch.setattr(publisher, "ASK_EVERY_S", 0.001)
             async with anyio.create_task_group() as group:
-                group.start_soon(one.fence.run)
+                group.start_soon(Publisher(one.fence, one.backoff).run)
                 await one.eventually(lambda: one.fence.fenced is not None)
                 group.cancel_scope.cancel()
         assert there.records[manifest.NAME] == taken
