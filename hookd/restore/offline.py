@@ -190,7 +190,6 @@ async def _in_place(
         journal=journal,
         identity=identity_of(meta),
         compare=compare,
-        backoff=backoff,
         home=home_of(config.journal.path),
     )
     held, takes = meta.get("held"), meta.get("takes")
