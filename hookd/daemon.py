@@ -141,7 +141,7 @@ class Daemon:
         with contextlib.suppress(JournalError):  # a full disk is no reason not to start
             await parts.journal.set_meta(FRESH, None)
         async with anyio.create_task_group() as group:
-            group.start_soon(AdminServer(parts, self._scanner).run)
+            group.start_soon(AdminServer(parts, self._scanner, self).run)
             group.start_soon(parts.dispatcher.run)
             group.start_soon(parts.publisher.run)
             pulse = Pulse(parts, self._notify)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import anyio
 
 from hookd.admin.lines import Gone, Refused
+from hookd.admin.picture import AsksZdb
 from hookd.errors import Exit, HookdError, PathRefused
 from hookd.files import index_key
 from hookd.log import get, scrub
@@ -35,10 +36,6 @@ T = TypeVar("T")
 class Restores(Protocol):
     """The daemon, as far as it is needed here."""
 
-    async def zdb_runs(self) -> bool:
-        """Whether zdb runs, as far as can be seen."""
-        ...
-
     async def by_hand(self, only: list[str] | None) -> str | None:
         """`Survey.by_hand`, ended by a stop."""
         ...
@@ -46,6 +43,7 @@ class Restores(Protocol):
 
 async def restore(
     parts: Parts,
+    zdb: AsksZdb,
     daemon: Restores,
     rest: str,
     uid: int,
@@ -57,7 +55,7 @@ async def restore(
     only, full = _arguments(rest)
     if parts.phase != "running":
         raise Refused(f"hookd is {parts.phase}: it restores nothing now")
-    runs = await daemon.zdb_runs()
+    runs = await zdb.zdb_runs()
     if parts.survey.running or (runs and parts.survey.undecided):
         raise Refused(
             "a restore runs already, or zdb is starting: `hookd status` says how far it is"

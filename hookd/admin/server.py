@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -27,19 +27,15 @@ MAX_ROWS = 100_000
 WATCH_EVERY_S = 0.2
 
 
-class AsksDaemon(AsksZdb, by_hand.Restores, Protocol):
-    """The daemon, as far as it is needed here."""
-
-
 class AdminServer(LineServer):
     """Answers on `stats.socket` until cancelled."""
 
-    def __init__(self, parts: Parts, daemon: AsksDaemon) -> None:
+    def __init__(self, parts: Parts, zdb: AsksZdb, daemon: by_hand.Restores) -> None:
         """Listens; the caller holds the socket's lock. Raises UserError."""
         config = parts.config
         self._parts = parts
-        self._daemon = daemon
-        self._picture = Picture(parts, daemon)
+        self._zdb, self._daemon = zdb, daemon
+        self._picture = Picture(parts, zdb)
         self._watching = False
         super().__init__(config.stats.socket, self._table(), config.hook.allow_users)
 
@@ -134,7 +130,7 @@ class AdminServer(LineServer):
             await asked.say(json.dumps(found))
 
         return json.dumps(
-            await by_hand.restore(self._parts, self._daemon, asked.rest, asked.uid, say)
+            await by_hand.restore(self._parts, self._zdb, self._daemon, asked.rest, asked.uid, say)
         )
 
     async def _take(self, asked: Asked) -> str:

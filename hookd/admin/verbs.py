@@ -168,7 +168,7 @@ async def _what_comes_back(parts: Parts) -> str:
     """What *remote* means: whose files are there now, as far as can be seen."""
     try:
         with anyio.fail_after(LOOK_WITHIN_S):
-            seen, _ = await parts.fence.read_any()
+            seen, _ = await parts.fence.record.read_any()
     except (StoreError, ManifestBad, ManifestNewer, TimeoutError) as error:
         why = str(error) or f"no answer within {LOOK_WITHIN_S:g} s"
         return (

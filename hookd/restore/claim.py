@@ -141,7 +141,7 @@ class Claim:
             left = await remote.ask(self.store, known)
         gone = {key for key in known if key not in left}
         await self.journal.forget(list(gone))
-        for name in names:
+        for name in sorted({key.namespace for key in gone}):
             self.scheduler.retire(name)
             log.warning("the store has lost it, all is stored again", namespace=name)
         for entry in entries:

@@ -80,7 +80,7 @@ def told(parts: Parts) -> FakeDispatcher:
 @asynccontextmanager
 async def serving(parts: Parts) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
     """A running server; yields what asks it, from a thread as any client."""
-    admin = AdminServer(parts, FakeDaemon())
+    admin = AdminServer(parts, FakeDaemon(), FakeDaemon())
     path = parts.config.stats.socket
 
     async def asking(line: str) -> str:
@@ -178,7 +178,7 @@ def test_socket_is_private(parts: Parts) -> None:
     """From the moment it is there: nobody else's connect gets through."""
 
     async def main() -> None:
-        admin = AdminServer(parts, FakeDaemon())
+        admin = AdminServer(parts, FakeDaemon(), FakeDaemon())
         assert parts.config.stats.socket.stat().st_mode & 0o777 == 0o600
         with anyio.move_on_after(0):
             await admin.run()
