@@ -78,7 +78,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         "--after", type=_file, metavar="FILE", help="with --deep: go on after this file"
     )
     restore = add("restore", runs["restore"], "Bring back what is stored.", config, client, as_json)
-    restore.add_argument("name", nargs="?", metavar="NAMESPACE", help="with --take: only this one")
+    restore.add_argument("name", nargs="?", metavar="NAMESPACE", help="as --namespace")
     restore.add_argument("--namespace", metavar="NAME", help="only this one")
     restore.add_argument(
         "--to",
