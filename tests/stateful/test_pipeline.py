@@ -427,8 +427,8 @@ class Pipeline(RuleBasedStateMachine):
         the content of copies that were never synced.
         """
         self.crashing = self.shelf.dead = True
-        self.journal._batch.clear()
-        self.journal._closed = True
+        self.journal._commits._batch.clear()
+        self.journal._commits._closed = True
         self.dispatcher.paused = True
         self.go_on(1)  # tasks that were never begun would be warned of
         tasks = asyncio.all_tasks(self.loop)

@@ -1124,7 +1124,7 @@ class TestDeleted:
             )
             await found.journal.note_found([entry])
             seen: list[tuple[str, bool]] = []
-            commit = found.journal._transact
+            commit = found.journal._commits._transact
 
             def transact(batch: Any) -> None:
                 commit(batch)
@@ -1133,7 +1133,7 @@ class TestDeleted:
                 )
                 seen.append((state, bool(retired)))
 
-            monkeypatch.setattr(found.journal, "_transact", transact)
+            monkeypatch.setattr(found.journal._commits, "_transact", transact)
             await found.dispatcher.disown("ns", "zdb deleted the namespace", retire=True)
             assert seen == [("withdrawn", True)]
 
