@@ -219,7 +219,7 @@ class Daemon:
             busy=lambda: (
                 len(parts.admission.committing)
                 + parts.intake.unread
-                + parts.dispatcher.unkept
+                + parts.dispatcher.departures.unkept
                 + parts.fence.unpublished
             ),
             sweep=partial(parts.spool.sweep, abandoned=True),
@@ -361,7 +361,7 @@ class Daemon:
         asked first, so what was the new one's already is not uploaded again.
         """
         parts, reason = self._parts, "zdb deleted the namespace"
-        await parts.dispatcher.disown(namespace, reason, retire=True, ended=self.scan)
+        await parts.dispatcher.departures.disown(namespace, reason, retire=True, ended=self.scan)
         parts.fence.changed()
         self.scan()
 

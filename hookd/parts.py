@@ -205,7 +205,7 @@ def assemble(
         backoff=backoff(cap_s=5.0),
         private=config.staging_path,
         takes=texts(loaded.meta, "takes"),
-        disown=dispatcher.disown,
+        disown=dispatcher.departures.disown,
     )
     admission = Admission(
         journal=journal,

@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from hookd.attempt import _classified
+from hookd.departures import Disowned
 from hookd.digest import digest_of
-from hookd.dispatcher import _Disowned
 from hookd.errors import (
     JournalUnavailable,
     NoRoom,
@@ -788,7 +788,7 @@ class TestUnheardDeletion:
                 lambda: [j.place for j in found.scheduler] == ["quarantined", "waiting"]
             )
             assert found.store.puts == []
-            await found.dispatcher.disown("ns", "zdb deleted the namespace", retire=True)
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace", retire=True)
 
     async def test_snapshots_of_a_lost_disk(self, tmp_path: Path) -> None:
         """They hold what the store does not have yet, and nothing on disk speaks against them."""
@@ -932,7 +932,7 @@ class TestUnannounced:
             await proven(found, data_key("ns", 1), found.live(data_key("ns", 1)), sealed=True)
             await found.admit(found.jumped(1))
             [job] = found.scheduler
-            found.dispatcher._disowned[job.id] = _Disowned(
+            found.dispatcher.departures._disowned[job.id] = Disowned(
                 "zdb deleted the namespace", lambda: None
             )
             found.work()
@@ -999,7 +999,7 @@ class TestUnannounced:
             [index] = found.scheduler.of(index_key("ns", 2))
             assert (job.state, index.place) == (JobState.QUARANTINED, "waiting")
             assert index.attempts == 1
-            await found.dispatcher.withdraw(job, "skipped")
+            await found.dispatcher.departures.withdraw(job, "skipped")
             await found.empty()
             assert index_key("ns", 2) in found.store.content
             assert bad not in found.store.content
@@ -1084,7 +1084,7 @@ class TestDeleted:
         logs.expect("withdrawn")
         async with rig(tmp_path, run=False) as found:
             job = await frozen(found, index_key("ns", 0), b"x" * 50)
-            await found.dispatcher.withdraw(job, "zdb deleted the namespace")
+            await found.dispatcher.departures.withdraw(job, "zdb deleted the namespace")
             assert len(found.scheduler) == 0
             assert found.staged() == []
             assert found.rows("SELECT state, error FROM jobs") == [
@@ -1100,7 +1100,7 @@ class TestDeleted:
             gate = found.store.gates[key] = anyio.Event()
             await frozen(found, key, b"old" * 50)
             await found.until(lambda: key in found.store.waiting)
-            await found.dispatcher.disown("ns", "zdb deleted the namespace")
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace")
             await found.journal.retire("ns")
             gate.set()
             await found.empty()
@@ -1134,7 +1134,7 @@ class TestDeleted:
                 seen.append((state, bool(retired)))
 
             monkeypatch.setattr(found.journal._commits, "_transact", transact)
-            await found.dispatcher.disown("ns", "zdb deleted the namespace", retire=True)
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace", retire=True)
             assert seen == [("withdrawn", True)]
 
     async def test_of_one_that_was_superseded(
@@ -1144,7 +1144,7 @@ class TestDeleted:
         and it would be stored as of the next namespace of that name.
         """
         logs.expect("withdrawn", "superseding not kept")
-        monkeypatch.setattr("hookd.dispatcher.JOURNAL_AGAIN_S", 3600.0)
+        monkeypatch.setattr("hookd.departures.JOURNAL_AGAIN_S", 3600.0)
         async with rig(tmp_path, run=False) as found:
             key = index_key("ns", 0)
             await frozen(found, key, b"older" * 10)
@@ -1157,7 +1157,7 @@ class TestDeleted:
                 await frozen(found, key, b"newer" * 10)
                 await found.eventually(lambda: bool(logs.of("superseding not kept")))
             assert [state for _, state in found.states()] == ["pending", "pending"]
-            await found.dispatcher.disown("ns", "zdb deleted the namespace", retire=True)
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace", retire=True)
             assert [state for _, state in found.states()] == ["withdrawn", "withdrawn"]
 
     async def test_while_it_runs_and_fails(self, tmp_path: Path, logs: Logs) -> None:
@@ -1169,7 +1169,7 @@ class TestDeleted:
             found.store.wrong = {key}
             await frozen(found, key, b"old" * 50)
             await found.until(lambda: key in found.store.waiting)
-            await found.dispatcher.disown("ns", "zdb deleted the namespace")
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace")
             gate.set()
             await found.empty()
             assert found.states() == [(str(key), "withdrawn")]
