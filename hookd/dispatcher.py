@@ -21,7 +21,7 @@ import anyio.abc
 import anyio.to_thread
 
 from hookd import faults
-from hookd.attempt import Attempts, Outdated, Postponed, Unannounced
+from hookd.attempt import Attempts, Outdated, Unannounced
 from hookd.backoff import Backoff
 from hookd.departures import JOURNAL_AGAIN_S, Departures
 from hookd.errors import (
@@ -37,6 +37,7 @@ from hookd.journal import Job, JobState, Journal, LedgerEntry
 from hookd.log import get
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
+from hookd.source import Postponed
 from hookd.stores.base import Store
 
 log = get("dispatcher")

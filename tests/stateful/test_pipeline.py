@@ -780,7 +780,9 @@ class Pipeline(RuleBasedStateMachine):
             self.run(asyncio.sleep(10))
             for job in list(self.scheduler):
                 if self.is_of_a_deleted_one(job):
-                    self.run(self.dispatcher.withdraw(job, "an administrator skipped it"))
+                    self.run(
+                        self.dispatcher.departures.withdraw(job, "an administrator skipped it")
+                    )
                 elif job.state is JobState.QUARANTINED:
                     self.run(self.dispatcher.retry(job))
             if not len(self.scheduler):
