@@ -28,43 +28,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from hookd.files import FileKey, Kind
 from hookd.journal.records import Job, JobState
+from hookd.order import Order
 
 SUPERSEDE_WITHIN_S = 30.0
-
-
-@dataclass(slots=True)
-class _Namespace:
-    """What rule 2 needs to know of one namespace."""
-
-    open_data: dict[int, int] = field(default_factory=dict)
-    """Data file number → open jobs for it."""
-    lowest: list[int] = field(default_factory=list)
-    """Heap over `open_data`'s keys; closed ones are dropped when they surface."""
-    remote: dict[int, int] = field(default_factory=dict)
-    """Data file number → proven remote length in bytes."""
-    indexes: set[int] = field(default_factory=set)
-    """Numbers of the index files that are remote in some version."""
-    newest_index: int | None = None
-    """The highest of them."""
-    waiting: list[tuple[int, int, Job]] = field(default_factory=list)
-    """Heap of (needs, id, job) that an open data file holds back."""
-    short: dict[FileKey, list[Job]] = field(default_factory=dict)
-    """File → jobs that wait for it: for a data file to be remote in full, for an index to be."""
-    checked: int = 0
-    """Every data file below this number was found to be remote as long as it is here."""
-    indexes_up_to: int = 0
-    """Every index file below this number is remote in some version."""
-    given_up: set[int] = field(default_factory=set)
-    """Numbers of data files that somebody decided not to store."""
-
-    def lowest_open(self) -> int | None:
-        while self.lowest and self.lowest[0] not in self.open_data:
-            heapq.heappop(self.lowest)
-        return self.lowest[0] if self.lowest else None
 
 
 class Scheduler:
@@ -74,7 +43,7 @@ class Scheduler:
         self._supersede_within_s = supersede_within_s
         self._jobs: dict[int, Job] = {}
         self._files: dict[FileKey, list[Job]] = {}
-        self._namespaces: dict[str, _Namespace] = {}
+        self._orders: dict[str, Order] = {}
         self._ready: list[tuple[int, int, Job]] = []
         self._later: list[tuple[float, int, int, Job]] = []
 
@@ -82,23 +51,12 @@ class Scheduler:
 
     def remote(self, key: FileKey, size_bytes: int) -> None:
         """`key` is proven remote with this length (the ledger, at start and at each settling)."""
-        space = self._space(key.namespace)
-        if key.kind is Kind.DATA:
-            space.remote[key.number] = size_bytes
-        elif key.kind is Kind.INDEX:
-            space.indexes.add(key.number)
-            space.newest_index = max(space.newest_index or 0, key.number)
+        self._order(key.namespace).proven(key, size_bytes)
         self._look_again(key)
 
     def retire(self, namespace: str) -> None:
         """The namespace was deleted: what is remote says nothing about files to come."""
-        space = self._space(namespace)
-        space.remote.clear()
-        space.indexes.clear()
-        space.newest_index = None
-        space.indexes_up_to = 0
-        space.checked = 0
-        space.given_up.clear()
+        self._order(namespace).retire()
 
     def add(self, job: Job, now: float) -> list[Job]:
         """A committed job joins; returns those it supersedes (rule 3), already forgotten here."""
@@ -113,8 +71,7 @@ class Scheduler:
         if at == 0 and len(line) > 1 and line[1].state is JobState.PENDING:
             line[1].place = "behind"
         if job.key.kind is Kind.DATA:
-            self._count_data(job, 1)
-            self._space(job.key.namespace).given_up.discard(job.key.number)
+            self._order(job.key.namespace).opened(job.key.number)
         for old in gone:
             self._replace(old, job)
         self._place(job)
@@ -213,13 +170,13 @@ class Scheduler:
     def give_up(self, key: FileKey) -> None:
         """Somebody decided that the file is not stored: indexes do not ask for it any more."""
         if key.kind is Kind.DATA:
-            self._space(key.namespace).given_up.add(key.number)
+            self._order(key.namespace).given_up.add(key.number)
 
     def checked(self, job: Job) -> None:
         """All of `unchecked(job)` was found to be remote as long as it is here."""
         assert job.needs is not None
-        space = self._space(job.key.namespace)
-        space.checked = max(space.checked, job.needs)
+        order = self._order(job.key.namespace)
+        order.checked = max(order.checked, job.needs)
 
     def retry_at(self, job: Job, due: float) -> Job | None:
         """Failed for now: PENDING again and aside until `due`.
@@ -303,53 +260,32 @@ class Scheduler:
 
     def remote_bytes(self, key: FileKey) -> int:
         """The length that a data file is proven to have in the store, 0 if it is not there."""
-        space = self._namespaces.get(key.namespace)
-        return 0 if space is None else space.remote.get(key.number, 0)
+        order = self._orders.get(key.namespace)
+        return 0 if order is None else order.remote.get(key.number, 0)
 
     def is_remote(self, key: FileKey) -> bool:
         """Whether a data or index file is in the store in some version."""
-        space = self._namespaces.get(key.namespace)
-        if space is None:
-            return False
-        return key.number in (space.remote if key.kind is Kind.DATA else space.indexes)
+        order = self._orders.get(key.namespace)
+        return order is not None and order.is_remote(key)
 
     def newest_remote_index(self, namespace: str) -> int | None:
         """The number of the newest index file that is in the store in some version."""
-        space = self._namespaces.get(namespace)
-        return None if space is None else space.newest_index
+        order = self._orders.get(namespace)
+        return None if order is None else order.newest_index
 
     def remote_data(self, namespace: str) -> Mapping[int, int]:
         """Data file number → length that is proven remote; not a copy."""
-        space = self._namespaces.get(namespace)
-        return {} if space is None else space.remote
+        order = self._orders.get(namespace)
+        return {} if order is None else order.remote
 
     def not_remote(self, kind: Kind, namespace: str, numbers: Iterable[int]) -> list[int]:
         """Which of these data or index files are not remote in any version, nor given up."""
-        space = self._namespaces.get(namespace)
-        if space is None:
-            return list(numbers)
-        if kind is Kind.INDEX:
-            return [number for number in numbers if number not in space.indexes]
-        known, given_up = space.remote, space.given_up
-        return [n for n in numbers if n not in known and n not in given_up]
+        order = self._orders.get(namespace)
+        return list(numbers) if order is None else order.not_remote(kind, numbers)
 
     def waits_for(self, job: Job) -> FileKey | None:
         """The data file, or the newer index, that holds a job back (rule 2), or None."""
-        if job.needs is None:
-            return None
-        space = self._space(job.key.namespace)
-        lowest = space.lowest_open()
-        if lowest is not None and lowest <= job.needs:
-            return FileKey(Kind.DATA, job.key.namespace, lowest)
-        if space.remote.get(job.needs, 0) < job.needs_bytes:
-            return FileKey(Kind.DATA, job.key.namespace, job.needs)
-        if job.key.kind is Kind.INDEX and job.key.number < job.needs:
-            newest = FileKey(Kind.INDEX, job.key.namespace, job.needs)
-            if job.needs not in space.indexes:
-                return newest
-            if any(other.turn < job.id for other in self._files.get(newest, ())):
-                return newest
-        return None
+        return self._order(job.key.namespace).obstacle(job, self._files)
 
     def unchecked(self, job: Job) -> list[tuple[FileKey, int]]:
         """(data file, proven remote length or 0) of those before the newest that an index needs.
@@ -357,23 +293,11 @@ class Scheduler:
         Rule 2 looks at what was announced. An announcement may have been lost with its shim, or
         still lie in the spool, so whoever can see the disk compares these lengths with it.
         """
-        space = self._space(job.key.namespace)
-        return [
-            (FileKey(Kind.DATA, job.key.namespace, number), space.remote.get(number, 0))
-            for number in range(space.checked, job.needs or 0)
-            if number not in space.given_up
-        ]
+        return self._order(job.key.namespace).unchecked(job.needs or 0)
 
     def indexes_before(self, job: Job) -> list[FileKey]:
         """Index files older than the one of `job` that are not remote in any version."""
-        space = self._space(job.key.namespace)
-        while space.indexes_up_to in space.indexes:
-            space.indexes_up_to += 1
-        return [
-            FileKey(Kind.INDEX, job.key.namespace, number)
-            for number in range(space.indexes_up_to, job.key.number)
-            if number not in space.indexes
-        ]
+        return self._order(job.key.namespace).indexes_before(job.key.number)
 
     def stuck(self) -> bool:
         """Whether nothing runs, and nothing will without help from outside."""
@@ -381,10 +305,10 @@ class Scheduler:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _space(self, namespace: str) -> _Namespace:
-        found = self._namespaces.get(namespace)
+    def _order(self, namespace: str) -> Order:
+        found = self._orders.get(namespace)
         if found is None:
-            found = self._namespaces[namespace] = _Namespace()
+            found = self._orders[namespace] = Order(namespace)
         return found
 
     def _place(self, job: Job) -> None:
@@ -399,20 +323,12 @@ class Scheduler:
             job.place = "ready"
             heapq.heappush(self._ready, (job.turn, job.id, job))
             return
-        assert job.needs is not None
-        space = self._space(job.key.namespace)
-        if obstacle.kind is Kind.DATA and obstacle.number in space.open_data:
-            job.place = "waiting"
-            heapq.heappush(space.waiting, (job.needs, job.id, job))
-        else:
-            job.place = "short"
-            space.short.setdefault(obstacle, []).append(job)
+        self._order(job.key.namespace).hold(job, obstacle)
 
     def _look_again(self, key: FileKey) -> None:
         """Place those anew that waited for this very file."""
-        for job in self._space(key.namespace).short.pop(key, ()):
-            if job.place == "short":
-                self._place(job)
+        for job in self._order(key.namespace).waiting_for(key):
+            self._place(job)
 
     def _leave(self, job: Job) -> None:
         del self._jobs[job.id]
@@ -424,25 +340,10 @@ class Scheduler:
         elif line[0].place == "behind":
             self._place(line[0])
         if job.key.kind is Kind.DATA:
-            self._count_data(job, -1)
+            for waiter in self._order(job.key.namespace).closed(job.key.number):
+                self._place(waiter)
         elif job.key.kind is Kind.INDEX:
             self._look_again(job.key)
-
-    def _count_data(self, job: Job, change: int) -> None:
-        """Count an open data job, and let go of what its closing unblocks."""
-        space, number = self._space(job.key.namespace), job.key.number
-        count = space.open_data.get(number, 0) + change
-        if count:
-            if number not in space.open_data:
-                heapq.heappush(space.lowest, number)
-            space.open_data[number] = count
-            return
-        del space.open_data[number]
-        lowest = space.lowest_open()
-        while space.waiting and (lowest is None or space.waiting[0][0] < lowest):
-            waiter = heapq.heappop(space.waiting)[-1]
-            if waiter.place == "waiting":
-                self._place(waiter)
 
 
 def _has_more(old: Job, new: Job) -> bool:
