@@ -170,6 +170,8 @@ class Attempts:
         ]
         if gaps:
             raise Unannounced(gaps)
+        if self._scheduler.waits_for(job) is not None:  # what joined since it began, and goes first
+            raise Postponed
 
     async def _store_it(self, job: Job, source: Path, known: LedgerEntry | None) -> LedgerEntry:
         """Put, ask, compare; bounded in time."""

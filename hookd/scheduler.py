@@ -8,7 +8,8 @@ The rules, in order of weight:
 2. *Data first, old indexes last*: a job that needs data file N runs only when no job for a data file
    ≤ N of its namespace is open, and dN is known to be remote with at least the length it had at the
    snapshot. An index older than N (zdb rewrote it to point into dN) also waits until iN is remote, as
-   it was acknowledged before it.
+   it was acknowledged before it. An index that is not remote in any version waits for the older ones of
+   which that is true too, but for those that wait for a newer one (`order`).
 3. *Newest wins*: a new snapshot takes the place (and the turn) of older ones of its file, except of
    one that has waited `supersede_within_s` and never failed. That one keeps its turn: else a file
    that is rewritten faster than the store drains would never be stored at all. A snapshot is never
@@ -17,11 +18,13 @@ The rules, in order of weight:
 4. *Oldest first*: what may run, runs by turn. A failed job waits out its backoff aside, so it holds
    up nobody but the indexes that point into it.
 
-Weakness: rule 2 counts a quarantined data file as open, so its namespace's later indexes wait until
-somebody retries or skips it. The alternative would publish an index that points at nothing.
+Weakness: rule 2 counts a quarantined file as open, so its namespace's later indexes wait until somebody
+retries or skips it. The alternative would publish an index that points at nothing, or one without its
+predecessor, for which a restore is refused.
 
 Costs: every call is O(log n) amortised; a job that rule 2 holds back is touched again only when the
-lowest open data file of its namespace moves, or when the very file that it waits for was stored.
+lowest open data file of its namespace moves, or when the very file that it waits for was stored or is
+held back itself.
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ from hookd.order import Order
 
 SUPERSEDE_WITHIN_S = 30.0
 
+HELD_BACK = frozenset({"waiting", "short", "behind"})
+"""Places of jobs that cannot go before another one is done."""
+
 
 class Scheduler:
     """All open jobs, and which of them may run. `Job.place` names the list that holds one."""
@@ -44,6 +50,8 @@ class Scheduler:
         self._jobs: dict[int, Job] = {}
         self._files: dict[FileKey, list[Job]] = {}
         self._orders: dict[str, Order] = {}
+        self._stirred: set[FileKey] = set()
+        """Index files that went first, and do not since those that wait for them were placed."""
         self._ready: list[tuple[int, int, Job]] = []
         self._later: list[tuple[float, int, int, Job]] = []
 
@@ -57,6 +65,9 @@ class Scheduler:
     def retire(self, namespace: str) -> None:
         """The namespace was deleted: what is remote says nothing about files to come."""
         self._order(namespace).retire()
+        for key in self._files:
+            if key.namespace == namespace and key.kind is Kind.INDEX:
+                self._weigh(key)
 
     def add(self, job: Job, now: float) -> list[Job]:
         """A committed job joins; returns those it supersedes (rule 3), already forgotten here."""
@@ -70,8 +81,7 @@ class Scheduler:
         line.insert(at, job)
         if at == 0 and len(line) > 1 and line[1].state is JobState.PENDING:
             line[1].place = "behind"
-        if job.key.kind is Kind.DATA:
-            self._order(job.key.namespace).opened(job.key.number)
+        self._order(job.key.namespace).opened(job.key)
         for old in gone:
             self._replace(old, job)
         self._place(job)
@@ -126,12 +136,14 @@ class Scheduler:
         """The job that is next, now RUNNING, or None if nothing may run."""
         while (due := self.next_due()) is not None and due <= now:
             self._place(heapq.heappop(self._later)[-1])
+        self._settle_stirred()
         while self._ready:
             job = heapq.heappop(self._ready)[-1]
             if job.place != "ready":
                 continue
             if self.waits_for(job) is not None:  # a data file was announced since
                 self._place(job)
+                self._settle_stirred()
                 continue
             job.state = JobState.RUNNING
             job.place = "running"
@@ -169,8 +181,7 @@ class Scheduler:
 
     def give_up(self, key: FileKey) -> None:
         """Somebody decided that the file is not stored: indexes do not ask for it any more."""
-        if key.kind is Kind.DATA:
-            self._order(key.namespace).given_up.add(key.number)
+        self._order(key.namespace).give_up(key)
 
     def checked(self, job: Job) -> None:
         """All of `unchecked(job)` was found to be remote as long as it is here."""
@@ -235,7 +246,7 @@ class Scheduler:
     def waiting_snapshots(self) -> Iterator[Job]:
         """Jobs with a snapshot that cannot go before another file is stored, the youngest first."""
         for job in reversed(self._jobs.values()):
-            if job.staged is not None and job.place in ("waiting", "short", "behind"):
+            if job.staged is not None and job.place in HELD_BACK:
                 yield job
 
     # -- what can be seen ----------------------------------------------------------------------
@@ -301,6 +312,7 @@ class Scheduler:
 
     def stuck(self) -> bool:
         """Whether nothing runs, and nothing will without help from outside."""
+        self._settle_stirred()
         return not any(job.place in ("running", "later", "ready") for job in self)
 
     # -- inside --------------------------------------------------------------------------------
@@ -318,6 +330,8 @@ class Scheduler:
         if self._files[job.key][0] is not job:
             job.place = "behind"
             return
+        if job.key.kind is Kind.INDEX:
+            self._weigh(job.key)
         obstacle = self.waits_for(job)
         if obstacle is None:
             job.place = "ready"
@@ -325,25 +339,39 @@ class Scheduler:
             return
         self._order(job.key.namespace).hold(job, obstacle)
 
+    def _weigh(self, key: FileKey) -> None:
+        """Whoever waits for an index that waits for a newer one itself, or for data that nobody has
+        announced, may have to go before it.
+        """
+        if self._order(key.namespace).weigh(key.number, self._files):
+            self._stirred.add(key)
+
     def _look_again(self, key: FileKey) -> None:
         """Place those anew that waited for this very file."""
-        for job in self._order(key.namespace).waiting_for(key):
+        for job in self._order(key.namespace).waiting_for(key, self._files):
             self._place(job)
 
+    def _settle_stirred(self) -> None:
+        """Place those anew that waited for an index that goes first no more."""
+        while self._stirred:
+            self._look_again(self._stirred.pop())
+
     def _leave(self, job: Job) -> None:
+        key = job.key
         del self._jobs[job.id]
-        line = self._files[job.key]
+        line = self._files[key]
         line.remove(job)
         job.place = ""
         if not line:
-            del self._files[job.key]
+            del self._files[key]
         elif line[0].place == "behind":
             self._place(line[0])
-        if job.key.kind is Kind.DATA:
-            for waiter in self._order(job.key.namespace).closed(job.key.number):
+        if key.kind is Kind.DATA:
+            for waiter in self._order(key.namespace).closed(key):
                 self._place(waiter)
-        elif job.key.kind is Kind.INDEX:
-            self._look_again(job.key)
+        elif key.kind is Kind.INDEX:
+            self._weigh(key)
+            self._look_again(key)
 
 
 def _has_more(old: Job, new: Job) -> bool:

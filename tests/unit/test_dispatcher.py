@@ -29,6 +29,7 @@ from hookd.journal import Job, JobState, LedgerEntry
 from hookd.stores.base import Remote
 from hookd.wire import Answer
 from tests.conftest import Logs
+from tests.fakes.audits import index_bytes
 from tests.fakes.disk import fill, small_disk
 from tests.fakes.rig import Rig, rig
 from tests.fakes.store import MemoryStore
@@ -949,6 +950,52 @@ class TestUnannounced:
             await found.empty()
             names = [key.name for key, _ in found.store.puts]
             assert sorted(names) == ["d2", "i0", "i1", "i2"]
+
+    async def test_an_older_index_that_cannot_be_stored(self, tmp_path: Path, logs: Logs) -> None:
+        """The newer ones wait for it, in the order of their numbers; skipped, they go, and it is not put
+        in line again.
+        """
+        logs.expect(UNANNOUNCED, RETRY, QUARANTINED, "withdrawn")
+        async with rig(tmp_path) as found:
+            bad = index_key("ns", 0)
+            found.store.refuse[bad] = StorePermanent("put", bad, "no")
+            for number in range(2):
+                found.index(number, index_bytes(number, values=2))
+            await self.jumped(found, stored=(0, 1))
+            await found.until(lambda: found.scheduler.stuck() and not found.running)
+            assert [key.name for key, _ in found.store.puts if key != bad] == ["d2"]
+            [job] = found.scheduler.of(bad)
+            assert job.state is JobState.QUARANTINED
+            [waiting] = found.scheduler.of(index_key("ns", 1))
+            assert found.scheduler.waits_for(waiting) == bad
+            await found.dispatcher.departures.withdraw(job, "skipped")
+            await found.empty()
+            assert [key.name for key, _ in found.store.puts if key != bad] == ["d2", "i1", "i2"]
+            assert bad not in found.store.content
+
+    async def test_an_older_index_joins_late(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One whose event comes while the newer one is being read goes first all the same."""
+        async with rig(tmp_path) as found:
+            for number in range(2):
+                found.index(number, index_bytes(number, values=2))
+                key = found.data(number)
+                await proven(found, key, found.live(key), sealed=True)
+            find, began, go = found.journal.find_ledger, anyio.Event(), anyio.Event()
+
+            async def slow(key: FileKey) -> LedgerEntry | None:
+                began.set()
+                await go.wait()
+                return await find(key)
+
+            monkeypatch.setattr(found.journal, "find_ledger", slow)
+            await found.admit(found.jumped(1))
+            await began.wait()
+            await found.admit(found.jumped(0))
+            go.set()
+            await found.empty()
+            assert [key.name for key, _ in found.store.puts] == ["i0", "i1"]
 
     async def test_goes_first(self, tmp_path: Path, logs: Logs) -> None:
         """An index never goes before a data file that it may point into, announced or not."""
