@@ -34,7 +34,7 @@ from hookd.pulse import EXTEND_S, Pulse, status
 from hookd.signals import AGAIN, Signals
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder
-from hookd.startup import FRESH, Loaded, load, open_journal, store_id_of
+from hookd.startup import FRESH, JOURNAL_ID, Loaded, load, open_journal, store_id_of
 from hookd.wire import ANSWER_SPOOL, Answer
 
 log = get("daemon")
@@ -148,6 +148,7 @@ class Daemon:
         loaded.jobs, loaded.events, loaded.ledger = [], [], []
         with contextlib.suppress(JournalError):  # a full disk is no reason not to start
             await parts.journal.set_meta("store_id", store_id_of(parts.store))
+            await parts.journal.set_meta(JOURNAL_ID, loaded.meta[JOURNAL_ID])
             await parts.journal.set_meta(FRESH, None)
         async with anyio.create_task_group() as group:
             group.start_soon(AdminServer(parts, self).run)

@@ -43,7 +43,7 @@ from hookd.room import LIMITS, Room
 from hookd.scheduler import Scheduler
 from hookd.snapshot import ORPHANED, Staging
 from hookd.sockets import allowed_uids, listen
-from hookd.startup import Loaded, kept_out, recognise, texts
+from hookd.startup import Loaded, claim_spool, kept_out, recognise, texts
 from hookd.stores import open_store
 from hookd.stores.base import Store
 from hookd.stores.zstor_blind import BlindWatch, watch_of
@@ -120,6 +120,7 @@ def assemble(
     which; `retrieving` says whether zdb waits for a data file; for `unstored` see `Leftovers`. Raises
     UserError with one line.
     """
+    claim_spool(config, loaded)
     roots = Roots(config.zdb.index, config.zdb.data)
     lost = staging.open(
         [job.staged for job in loaded.jobs if job.staged],
