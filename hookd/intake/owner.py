@@ -61,7 +61,9 @@ def claim(spool: Path, owner: Owner, *, is_new: bool) -> None:
                 f" given up for good, remove {spool / OWNER}",
                 code=Exit.UNAVAILABLE,
             )
-        log.warning("takes over the spool of a journal that is gone", journal=str(found.journal))
+        # in its own place its loss is known already
+        say = log.info if found.journal == owner.journal else log.warning
+        say("takes over the spool of a journal that is gone", journal=str(found.journal))
     try:
         _write(spool, owner)
     except OSError as error:

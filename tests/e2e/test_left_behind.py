@@ -158,6 +158,7 @@ class TestSpool:
         daemon.start()
         daemon.expect("spool cannot be read", "spool is swept, not watched")
         (daemon.spool / "bad").rmdir()
+        (daemon.spool / "owner").unlink()
         daemon.spool.rmdir()
         assert "the spool cannot be read" in daemon.ask("health")
         assert daemon.stop() == Exit.TEMPFAIL

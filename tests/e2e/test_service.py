@@ -177,7 +177,7 @@ def test_after_the_drain(daemon: Daemon, server: socket.socket, tmp_path: Path) 
     assert late.code == 0
     assert "spooled" in late.text
     assert 0.3 < late.seconds < 5
-    assert len(list(daemon.spool.glob("[!b]*"))) == 1
+    assert len(list(daemon.spool.glob("*.event"))) == 1
     daemon.start()
     daemon.until_stored()
     events = daemon.until(lambda stats: stats["totals"]["events"]["duplicate"])
