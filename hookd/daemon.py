@@ -8,6 +8,7 @@ The end is `_drain`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -137,6 +138,10 @@ class Daemon:
     async def _serve(self, parts: Parts, loaded: Loaded) -> Exit:
         refill(parts, loaded)
         loaded.jobs, loaded.events, loaded.ledger = [], [], []
+        # What is here now stays as long as we do. To look through it for garbage took 20 ms with an empty
+        # queue (measured), in the middle of a hook.
+        gc.collect()
+        gc.freeze()
         with contextlib.suppress(JournalError):  # a full disk is no reason not to start
             await parts.journal.set_meta("store_id", store_id_of(parts.store))
             await parts.journal.set_meta(JOURNAL_ID, loaded.meta[JOURNAL_ID])

@@ -712,6 +712,29 @@ class TestLog:
             else:
                 pytest.fail("the log was never taken over")
 
+    async def test_emptied_behind_an_answer(
+        self, base: Base, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without a silence it is emptied all the same, after those who wait have been told."""
+        monkeypatch.setattr(commits, "BUSY_COMMITS", 10)
+        steps: list[str] = []
+        async with base.open() as journal:
+            empty = journal._commits._checkpoint
+
+            def checkpoint() -> None:
+                steps.append("emptied")
+                empty()
+
+            monkeypatch.setattr(journal._commits, "_checkpoint", checkpoint)
+            for number in range(25):
+                await journal.append(event(number))
+                steps.append("told")
+            assert steps.count("emptied") == 2
+            assert steps.index("emptied") == 10
+            alone = base.folder / "alone.db"
+            shutil.copy(base.path, alone)
+            assert base.rows(alone, "SELECT count(*) FROM events") == [(20,)]
+
     async def test_closed_before_it_is_quiet(
         self, base: Base, monkeypatch: pytest.MonkeyPatch
     ) -> None:
