@@ -55,10 +55,14 @@ def claim(spool: Path, owner: Owner, *, is_new: bool) -> None:
         return
     if found is not None and found.id != owner.id:
         if not is_new or (found.journal != owner.journal and _may_exist(found.journal)):
+            which = (
+                f"another journal that was {found.journal} once"
+                if found.journal == owner.journal
+                else f"the journal {found.journal}, which is not the one of this hookd ({owner.journal})"
+            )
             raise UserError(
-                f"hook.spool: {spool} has the events for the journal {found.journal}, which is not the"
-                f" one of this hookd ({owner.journal}): give it a spool of its own; if that journal is"
-                f" given up for good, remove {spool / OWNER}",
+                f"hook.spool: {spool} has the events for {which}: give this one a spool of its own; if"
+                f" that journal is given up for good, remove {spool / OWNER}",
                 code=Exit.UNAVAILABLE,
             )
         # in its own place its loss is known already

@@ -54,7 +54,7 @@ def test_another_one(spool: Path, first: Owner, tmp_path: Path, is_new: bool) ->
 def test_one_with_a_past_at_the_same_place(spool: Path, first: Owner) -> None:
     """It has a spool elsewhere: these events are not its own, even if that journal is gone."""
     first.journal.unlink()
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"another journal that was .*first\.db once"):
         claim(spool, Owner(first.journal, "2" * 32), is_new=False)
 
 
