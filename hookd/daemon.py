@@ -8,6 +8,7 @@ The end is `_drain`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -34,7 +35,7 @@ from hookd.scanner import Scanner
 from hookd.signals import AGAIN, Signals
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder
-from hookd.startup import FRESH, Loaded, load, note_store, open_journal
+from hookd.startup import FRESH, JOURNAL_ID, Loaded, load, note_store, open_journal
 from hookd.wire import ANSWER_SPOOL, Answer
 
 log = get("daemon")
@@ -137,8 +138,13 @@ class Daemon:
     async def _serve(self, parts: Parts, loaded: Loaded) -> Exit:
         refill(parts, loaded)
         loaded.jobs, loaded.events, loaded.ledger = [], [], []
+        # What is here now stays as long as we do. To look through it for garbage took 20 ms with an empty
+        # queue (measured), in the middle of a hook.
+        gc.collect()
+        gc.freeze()
         await note_store(parts.store, parts.journal)
         with contextlib.suppress(JournalError):  # a full disk is no reason not to start
+            await parts.journal.set_meta(JOURNAL_ID, loaded.meta[JOURNAL_ID])
             await parts.journal.set_meta(FRESH, None)
         async with anyio.create_task_group() as group:
             group.start_soon(AdminServer(parts, self._scanner, self).run)
@@ -210,7 +216,7 @@ class Daemon:
             busy=lambda: (
                 len(parts.admission.committing)
                 + parts.intake.unread
-                + parts.dispatcher.unkept
+                + parts.dispatcher.departures.unkept
                 + parts.fence.unpublished
             ),
             sweep=partial(parts.spool.sweep, abandoned=True),
@@ -337,7 +343,7 @@ class Daemon:
         asked first, so what was the new one's already is not uploaded again.
         """
         parts, reason = self._parts, "zdb deleted the namespace"
-        await parts.dispatcher.disown(namespace, reason, retire=True, ended=self.scan)
+        await parts.dispatcher.departures.disown(namespace, reason, retire=True, ended=self.scan)
         parts.fence.changed()
         self.scan()
 

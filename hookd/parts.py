@@ -45,7 +45,15 @@ from hookd.scanner import Scanner
 from hookd.scheduler import Scheduler
 from hookd.snapshot import ORPHANED, Staging
 from hookd.sockets import allowed_uids, listen
-from hookd.startup import Loaded, awaited, kept_out, known_store, recognise, texts
+from hookd.startup import (
+    Loaded,
+    awaited,
+    claim_spool,
+    kept_out,
+    known_store,
+    recognise,
+    texts,
+)
 from hookd.stores import open_store
 from hookd.stores.base import Store
 from hookd.stores.zstor_blind import BlindWatch, watch_of
@@ -118,6 +126,7 @@ def assemble(
     `retrieving` says whether zdb waits for a data file. `scanner` gets these parts afterwards. Raises
     UserError with one line.
     """
+    claim_spool(config, loaded)
     roots = Roots(config.zdb.index, config.zdb.data)
     lost = staging.open(
         [job.staged for job in loaded.jobs if job.staged],
@@ -204,7 +213,7 @@ def assemble(
         backoff=backoff(cap_s=5.0),
         private=config.staging_path,
         takes=texts(loaded.meta, "takes"),
-        disown=dispatcher.disown,
+        disown=dispatcher.departures.disown,
     )
     admission = Admission(
         journal=journal,

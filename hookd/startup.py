@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 
 from hookd.config import Config
 from hookd.errors import Exit, JournalCorrupt, JournalError, JournalUnavailable, UserError
+from hookd.intake.owner import Owner, claim
 from hookd.journal import Job, JobState, Journal, LedgerEntry, connect, ledger_rows, tables
 from hookd.log import get
 from hookd.sockets import out_of_reach
@@ -27,6 +28,9 @@ log = get("daemon")
 
 FRESH = "fresh"
 """Meta key of a journal that has just been made."""
+
+JOURNAL_ID = "journal_id"
+"""Meta key of what a journal is known by in the mark of its spool."""
 
 
 @runtime_checkable
@@ -96,6 +100,19 @@ def load(db: sqlite3.Connection, *, keep_s: float) -> Loaded:
         meta=meta,
         blank=bool(meta.get(FRESH)),
     )
+
+
+def claim_spool(config: Config, loaded: Loaded) -> None:
+    """Mark the spool as that of this journal, which has an id from now on (in `loaded.meta`).
+
+    Raises UserError for the spool of another journal. The id is committed later (`JOURNAL_ID`): if that
+    never happens, the next start finds a journal without one, and a mark of its place.
+    """
+    known = loaded.meta.get(JOURNAL_ID)
+    found = known if isinstance(known, str) else os.urandom(16).hex()
+    loaded.meta[JOURNAL_ID] = found
+    is_new = loaded.blank or found != known
+    claim(config.hook.spool, Owner(config.journal.path, found), is_new=is_new)
 
 
 def store_id_of(store: Store) -> str | None:

@@ -73,7 +73,7 @@ async def skip(parts: Parts, target: str, uid: int) -> str:
         raise Refused(f"{target} is {state_of(stays[0])}: only quarantined files can be skipped")
     for job in jobs:
         log.warning("skipped", file=str(job.key), job=job.id, error=job.error, uid=uid)
-        await _durable(parts.dispatcher.withdraw(job, f"skipped by uid {uid}"))
+        await _durable(parts.dispatcher.departures.withdraw(job, f"skipped by uid {uid}"))
     text = f"{jobs[0].key} is given up: it will not be stored"
     if stays:  # later snapshots of it, whose turn comes now
         given_up = listed([str(job.id) for job in jobs], SHOWN)

@@ -42,6 +42,7 @@ class FakeDispatcher:
         self.woken = 0
         self.withdrawn: list[tuple[int, str]] = []
         self.fails: Exception | None = None
+        self.departures: Any = self
 
     def wake(self) -> None:
         self.woken += 1

@@ -323,7 +323,7 @@ async def test_snapshots_of_which_a_part_is_lost(tmp_path: Path, logs: Logs) -> 
     store.down = None
     async with rig(tmp_path, store, names=(NS,), run=False) as found:
         [job] = [job for job in found.scheduler if job.key == data_key(NS, 3)]
-        await found.dispatcher.withdraw(job, "skip")
+        await found.dispatcher.departures.withdraw(job, "skip")
         await found.survey.survey()
         assert (await found.survey.judge()).code == 1
         assert "--take local|remote" in found.held[NS]
