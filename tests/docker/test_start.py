@@ -10,8 +10,8 @@ import pytest
 
 from hookd.errors import Exit
 from tests.docker.backends import KEY, PASSWORD, Backends
-from tests.docker.conftest import mounted
-from tests.docker.container import Container, Docker
+from tests.docker.container import Container, Content, Docker
+from tests.docker.world import mounted
 
 AT_ONCE_S = 5.0 if os.getloadavg()[0] < (os.cpu_count() or 1) else 30.0
 """On a machine that is busy this measures the others."""
@@ -91,6 +91,38 @@ def test_wrong_environment(
 ) -> None:
     container = docker.container("-e", variable, *mounted(backends, volume))
     refused(container, *words, code=Exit.CONFIG)
+
+
+def folder_as_store(path: str) -> list[str]:
+    """The options for a store without a grid."""
+    return ["-e", "HOOKD_STORE__KIND=directory", "-e", f"HOOKD_STORE__DIRECTORY__PATH={path}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/store", "on the container's own disk"),
+        ("/dev/shm/store", "in memory"),
+        ("/mnt/store", "in the file system that it has to keep"),
+    ],
+)
+def test_a_store_that_goes_with_the_container(
+    docker: Docker, volume: str, path: str, why: str
+) -> None:
+    container = docker.container(*folder_as_store(path), "-v", f"{volume}:/data")
+    refused(container, "store.directory.path", path, why, code=Exit.CONFIG)
+
+
+def test_a_store_on_a_volume_of_its_own(docker: Docker, volume: str) -> None:
+    """No grid, no zstor.toml; and the volume of /data may be lost."""
+    options = [*folder_as_store("/store/of/qsfs"), "-v", f"{docker.volume()}:/store"]
+    qsfs = docker.container(*options, "-v", f"{volume}:/data").start()
+    content = Content()
+    content.put(qsfs, "file", 20 << 20)
+    assert qsfs.stop() == 0
+    again = docker.container(*options, "-v", f"{docker.volume()}:/data").start()
+    assert again.hashes() == content.expected
+    assert again.stop() == 0
 
 
 def test_the_volume_is_in_use(
