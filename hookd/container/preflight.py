@@ -141,15 +141,19 @@ def check_store(loaded: Config, mountpoint: Path) -> None:
         raise ConfigError(
             key, f"is {path}, which lies in the file system that it has to keep, {mountpoint}"
         )
-    if real.is_relative_to(os.path.realpath(layout.DATA)):
-        return
     mount = mounts.holding(real)
-    if mount is None or mount.point == "/" or mount.kind in _MEMORY:
+    if not real.is_relative_to(os.path.realpath(layout.DATA)) and (
+        mount is None or mount.point == "/" or mount.kind in _MEMORY
+    ):
         where = "in memory" if mount and mount.kind in _MEMORY else "on the container's own disk"
         raise ConfigError(
             key,
             f"is {path}, which is {where} and gone with the container; add -v NAME:{path}, or choose a"
             f" folder in {layout.DATA}",
+        )
+    if store.kind == "directory" and not real.is_dir():
+        raise ConfigError(
+            key, f"is {path}, which is no folder; make it, it is never made by itself"
         )
 
 

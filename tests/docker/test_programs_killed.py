@@ -117,7 +117,7 @@ def test_zdbfs_that_ends_without_having_written_all(world: World) -> None:
     qsfs.run("hookd checkpoint")
     docker("exec", "-d", qsfs.name, "sh", "-c", "exec 3>/mnt/open; echo held >&3; sleep 600")
     qsfs.until(lambda: qsfs.run("test -s /mnt/open", check=False) == 0, "a file that is open")
-    qsfs.run(f"/opt/hookd/bin/python3 -c '{FULL}'")
+    qsfs.run(f"/opt/hookd/bin/python3 -c '{WORM}'")
     assert qsfs.stop() == Exit.TEMPFAIL
     log = qsfs.log()
     assert "zdbfs could not write all it held to zdb (it said" in log
@@ -127,15 +127,15 @@ def test_zdbfs_that_ends_without_having_written_all(world: World) -> None:
     assert qsfs.unnamed() == []
 
 
-FULL = """
+WORM = """
 import socket
 zdb = socket.socket(socket.AF_UNIX)
 zdb.connect("/run/qsfs/zdb.sock")
-words = b"NSSET", b"zdbfs-meta", b"maxsize", b"1"
+words = b"NSSET", b"zdbfs-meta", b"worm", b"1"
 zdb.sendall(b"*4\\r\\n" + b"".join(b"$%d\\r\\n%b\\r\\n" % (len(word), word) for word in words))
 assert zdb.recv(100) == b"+OK\\r\\n"
 """
-"""Has zdb take no more for the namespace of the inodes."""
+"""Has zdb refuse what changes an inode."""
 
 
 def test_zinit_in_the_drain(world: World) -> None:

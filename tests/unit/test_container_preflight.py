@@ -123,6 +123,7 @@ def store_at(here: Path, path: Path, kind: str = "directory") -> dict[str, str]:
 
 def test_another_store_needs_no_zstor(here: Path) -> None:
     environ = store_at(here, here / "store")
+    (here / "store").mkdir()
     preflight.check_hookd({**environ, "HOOKD_STORE__ZSTOR__CONFIG": "/etc/other.toml"})
 
 
@@ -155,12 +156,19 @@ def test_a_store_that_goes_with_the_container(
     found = mounts.mounts(TABLE)
     monkeypatch.setattr(mounts, "mounts", lambda table=None: found)
     environ = store_at(here, Path(path), kind)
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)
     if not why:
         preflight.check_hookd(environ)
         return
     with pytest.raises(ConfigError, match=re.escape(why)) as caught:
         preflight.check_hookd(environ)
     assert path in str(caught.value)
+
+
+def test_a_store_that_is_not_there(here: Path) -> None:
+    """hookd would end again and again over it; the rest of the container would wait."""
+    with pytest.raises(ConfigError, match="is no folder"):
+        preflight.check_hookd(store_at(here, here / "typo"))
 
 
 def test_a_store_behind_a_link(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
