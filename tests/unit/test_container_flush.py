@@ -47,13 +47,20 @@ def test_all_was_written(lines: list[str]) -> None:
             [READY, BEGINS, INODE, INODE, BLOCK, ENDS],
             "it said 3 times: cache: could not write inode",
         ),
-        ([READY, CLOSED, BEGINS, ENDS], "it said: cache release: could not write to backend)"),
     ],
 )
 def test_something_was_not(lines: list[str], words: str) -> None:
     unwritten, told = heard(*lines)
     assert words in unwritten
     assert told == []
+
+
+@pytest.mark.parametrize("end", [[BEGINS, ENDS], [READY]], ids=["ends", "was killed"])
+def test_a_file_that_could_not_be_closed(end: list[str]) -> None:
+    """Told when it ends; its writer knows, or wrote it again: the flush is whole all the same."""
+    unwritten, (told,) = heard(READY, CLOSED, REFUSED, CLOSED, *end, READY)
+    assert unwritten == ""
+    assert "2 times since zdbfs runs" in told
 
 
 def test_one_that_ended_in_between() -> None:
