@@ -13,24 +13,24 @@ import os
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 
 import anyio
 import anyio.to_thread
 
-from hookd import activation, scan, zdb
+from hookd import activation, housekeeping, stop_report, zdb
 from hookd.admin.server import AdminServer
 from hookd.config import Config
 from hookd.drain import Drain, Progress, Verdict
 from hookd.errors import Exit, JournalError
 from hookd.files import FileKey
-from hookd.journal import Job, JobState, Journal, tables
+from hookd.journal import JobState, Journal, tables
 from hookd.log import get
 from hookd.notify import Notify
-from hookd.parts import ZDB_HEARD, Parts, assemble, refill
+from hookd.parts import Parts, assemble, refill
 from hookd.pulse import EXTEND_S, Pulse, status
+from hookd.scanner import Scanner
 from hookd.signals import AGAIN, Signals
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder
@@ -38,10 +38,6 @@ from hookd.startup import FRESH, Loaded, load, open_journal, store_id_of
 from hookd.wire import ANSWER_SPOOL, Answer
 
 log = get("daemon")
-
-PRUNE_EVERY_S = 60.0
-PRUNE_PAUSE_S = 0.05
-"""Between two windows of a pass: 20,000 row ids a second, four times what can come in."""
 
 LOOK_LIMIT_S = 5.0
 """For a last look around once the configured time is over."""
@@ -73,9 +69,7 @@ class Daemon:
         self._notify = notify or Notify()
         self._hook = hook
         self._locks: list[int] = []
-        self._scan_wanted = anyio.Event()
-        self._scans_asked = self._scans_met = 0
-        """How many scans were asked for; up to which of these one has looked since."""
+        self._scanner = Scanner()
         self._broken: Exception | None = None
         self._stop_now = anyio.CancelScope()
         self._surveys: set[anyio.CancelScope] = set()
@@ -102,13 +96,10 @@ class Daemon:
             actions=self,
             holds_changed=self._holds_changed,
             hook=self._hook,
-            zdb_runs=self.zdb_runs,
-            scan=lambda with_active: self._scan_once(with_active=with_active),
-            scan_for_audit=self._scan_for_audit,
-            unscanned=self._unscanned,
+            scanner=self._scanner,
             retrieving=lambda: self._retrieving > 0,
-            unstored=self._unstored,
         )
+        self._scanner.parts = parts
         parts.survey.stopping = lambda: parts.phase != "running"
         self._blocks("filling the queue")
         try:
@@ -150,16 +141,16 @@ class Daemon:
             await parts.journal.set_meta("store_id", store_id_of(parts.store))
             await parts.journal.set_meta(FRESH, None)
         async with anyio.create_task_group() as group:
-            group.start_soon(AdminServer(parts, self).run)
+            group.start_soon(AdminServer(parts, self._scanner).run)
             group.start_soon(parts.dispatcher.run)
-            group.start_soon(parts.fence.run)
+            group.start_soon(parts.publisher.run)
             pulse = Pulse(parts, self._notify)
             group.start_soon(pulse.run)
             await parts.spool.sweep()
             pulse.starting = False
             group.start_soon(parts.spool.run)
-            group.start_soon(self._prune_forever)
-            group.start_soon(self._scan_forever)
+            group.start_soon(housekeeping.run, parts, self.scan)
+            group.start_soon(self._scanner.run)
             group.start_soon(parts.checkpoints.run)
             if parts.checkpoint_timer is not None:
                 group.start_soon(parts.checkpoint_timer.run)
@@ -204,7 +195,7 @@ class Daemon:
         parts.auditor.stop()
         parts.retriever.stop()
         parts.dispatcher.hurry()
-        parts.fence.hurry()
+        parts.publisher.hurry()
         if parts.survey.waiting or parts.survey.restorer.progress:
             self._end_surveys()
         config = self._config.drain
@@ -212,7 +203,7 @@ class Daemon:
         counts = parts.dispatcher.counts
         parts.drain = Drain(
             scheduler=parts.scheduler,
-            zdb_runs=self.zdb_runs,
+            zdb_runs=self._scanner.zdb_runs,
             owed_namespaces=self._owed_namespaces,
             shims_alive=self._shims_alive,
             # what asks for something (a survey, a retrieve) is not waited for: zdb is gone
@@ -224,7 +215,7 @@ class Daemon:
             ),
             sweep=partial(parts.spool.sweep, abandoned=True),
             spooled=parts.spool.coming,
-            scan=partial(self._scan_once, with_active=True),
+            scan=partial(self._scanner.count, with_active=True),
             done=lambda: (counts.settled_files, counts.settled_bytes),
             quiet_s=config.quiet_s,
             timeout_s=config.timeout_s,
@@ -259,38 +250,13 @@ class Daemon:
         self._announce(f"draining: {progress.line()}")
 
     def _report(self, parts: Parts, verdict: Verdict | None, why: str) -> Exit:
-        """How it ended, in a line; `why` there is no verdict."""
+        """How it ended, said in some lines; `why` there is no verdict."""
         if self._broken is not None:
             return self._report_broken()
-        left = len(parts.scheduler) + parts.spool.coming()
-        counts = parts.dispatcher.counts
-        mib = counts.settled_bytes / (1 << 20)
-        for line in self._left:
-            self._announce(f"not stored: {line}")
-        if verdict is Verdict.EMPTY and left == 0 and not self._left:
-            self._announce(
-                f"drained: nothing is left; {counts.settled_files} files, {mib:.1f} MiB were stored"
-            )
-            return Exit.OK
-        if verdict is Verdict.EMPTY and left == 0:
-            more = f"; {len(self._left) - 1} more above" if len(self._left) > 1 else ""
-            self._announce(f"stopped with something not stored: {self._left[0]}{more}")
-            return Exit.TEMPFAIL
-        if verdict is Verdict.STUCK and parts.fence.fenced is not None:
-            self._announce(f"stopped with {left} files not stored: {parts.fence.fenced}")
-            return Exit.TEMPFAIL
-        if verdict is Verdict.STUCK:
-            self._announce(
-                f"stopped with {left} files not stored: they are quarantined or wait for one that is;"
-                " `hookd queue` after the next start says why, `hookd retry` or `hookd skip` decides"
-            )
-            return Exit.TEMPFAIL
-        why = verdict.value if verdict is not None else why
-        self._announce(
-            f"stopped with {left} files not stored ({why}); they are kept in"
-            f" {self._config.journal.path} and stored after the next start"
-        )
-        return Exit.TEMPFAIL
+        code, lines = stop_report.report(parts, verdict, why=why, unheld=self._left)
+        for line in lines:
+            self._announce(line)
+        return code
 
     def _report_broken(self) -> Exit:
         self._announce(
@@ -334,7 +300,7 @@ class Daemon:
     async def judge(self) -> Answer:
         """See restore.survey; a zdb that may serve is looked through afterwards."""
         answer = await self._parts.survey.judge()
-        await self._keep_address()
+        await housekeeping.keep_address(self._parts)
         if answer.code == 0:
             self.scan()
         return answer
@@ -367,19 +333,7 @@ class Daemon:
 
     def scan(self) -> None:
         """Look for unannounced files soon."""
-        self._scans_asked += 1
-        self._scan_wanted.set()
-
-    def _unscanned(self) -> bool:
-        """Whether files may have changed of which no hook will come, and no scan has looked since."""
-        return self._scans_met < self._scans_asked or self._starting
-
-    async def zdb_runs(self) -> bool:
-        """Whether zdb runs, as far as can be seen."""
-        parts = self._parts
-        return await anyio.to_thread.run_sync(
-            zdb.runs, parts.life, (parts.roots.index, parts.roots.data), abandon_on_cancel=True
-        )
+        self._scanner.ask()
 
     def _owed_namespaces(self) -> list[str]:
         """Who has not said namespace-closing. A root that cannot be listed is the scan's to wait for."""
@@ -398,99 +352,6 @@ class Daemon:
             if job.error_class == "held" and job.key.namespace not in parts.held:
                 await parts.dispatcher.retry(job)
         self.scan()
-
-    async def _keep_address(self) -> None:
-        """A daemon that is started anew beside an idle zdb hears no hook for long."""
-        life = self._parts.life
-        if life.address is not None and life.address != life.heard_before:
-            with contextlib.suppress(JournalError):
-                await self._parts.journal.set_meta(ZDB_HEARD, life.address)
-                life.heard_before = life.address
-
-    # -- in the background -----------------------------------------------------------------------
-
-    async def _scan_forever(self) -> None:
-        while True:
-            await self._scan_wanted.wait()
-            self._scan_wanted = anyio.Event()
-            await self._parts.leftovers.look()
-            try:
-                await self._scan_once(with_active=not await self.zdb_runs())
-                self._parts.auditor.scanned()
-            except (JournalError, OSError) as error:
-                log.error("scan failed", error=str(error))
-
-    async def _scan_for_audit(self) -> list[FileKey]:
-        return [job.key for job in await self._scan_jobs(with_active=not await self.zdb_runs())]
-
-    async def _scan_once(self, *, with_active: bool) -> int:
-        return len(await self._scan_jobs(with_active=with_active))
-
-    async def _scan_jobs(self, *, with_active: bool) -> list[Job]:
-        """Jobs for files that no hook announced, in line."""
-        parts = self._parts
-        if not with_active and self._starting:
-            return []
-        asked = self._scans_asked
-        newest = max((job.id for job in parts.scheduler), default=0)
-        ledger = {entry.key: entry for entry in await parts.journal.ledger()}
-        # A look that is given up goes on in its thread, and reads only.
-        jobs = await anyio.to_thread.run_sync(
-            partial(
-                scan.unannounced,
-                parts.roots,
-                ledger,
-                parts.scheduler,
-                skip={*parts.config.zdb.skip_namespaces, *parts.held},
-                with_active=with_active,
-            ),
-            abandon_on_cancel=True,
-        )
-        # What was announced while the scan looked stands for the file.
-        jobs = [job for job in jobs if all(o.id <= newest for o in parts.scheduler.of(job.key))]
-        if jobs:
-            await parts.journal.add_jobs(jobs)
-            log.warning("files that no hook announced", files=len(jobs))
-            parts.dispatcher.enqueue(jobs)
-        self._scans_met = max(self._scans_met, asked)
-        return jobs
-
-    @property
-    def _starting(self) -> bool:
-        """Whether zdb loads its files, and nobody has judged yet whether those may be stored."""
-        return self._parts.life.started and self._parts.survey.undecided
-
-    async def _unstored(self, namespaces: Collection[str]) -> dict[str, int]:
-        """See Leftovers."""
-        parts = self._parts
-        ledger = {entry.key: entry for entry in await parts.journal.ledger()}
-        work = partial(scan.unstored, parts.roots, ledger, namespaces)
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
-
-    async def _prune_forever(self) -> None:
-        while True:
-            await anyio.sleep(PRUNE_EVERY_S)
-            parts = self._parts
-            await self._keep_address()
-            await parts.leftovers.look()
-            if parts.journal.had_errors:
-                # a shim may have found neither journal nor spool while the disk was full
-                parts.journal.had_errors = False
-                self.scan()
-            try:
-                await self._prune(parts)
-            except JournalError as error:
-                log.error("prune failed", error=str(error))
-
-    async def _prune(self, parts: Parts) -> None:
-        """Forget all that is over and old, a window at a time, so that hooks are answered meanwhile."""
-        before = time.time() - parts.config.journal.keep_s
-        # Events to come are younger than `before`: what is open now is all that has to stay.
-        open_events = frozenset(job.event for job in parts.scheduler)
-        more = True
-        while more:
-            more = await parts.journal.prune(before=before, open_events=open_events)
-            await anyio.sleep(PRUNE_PAUSE_S)
 
 
 def serve(config: Config, signals: Signals | None = None) -> Exit:

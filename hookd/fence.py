@@ -32,20 +32,17 @@ from dataclasses import replace
 
 import anyio
 
-from hookd import faults, manifest
-from hookd.backoff import Backoff
+from hookd import manifest
 from hookd.digest import digest_of
 from hookd.errors import (
-    ChecksumMismatch,
-    JournalError,
-    StoreError,
     StoreTemporary,
     StoreUnreachable,
 )
-from hookd.identity import Identity
+from hookd.identity import MAX_FORMER, Identity
 from hookd.journal import Journal
 from hookd.log import get
 from hookd.manifest import Manifest, ManifestBad, ManifestNewer
+from hookd.manifest_record import ManifestRecord
 from hookd.stores.base import Store
 
 log = get("fence")
@@ -58,18 +55,8 @@ CHOICE = (
     " what is here and brings back what is stored"
 )
 
-PUBLISH_EVERY_S = 5.0
-"""Manifests are at least so far apart while files are being stored; at a standstill one comes at once."""
-
-ASK_EVERY_S = 60.0
-"""So often a frontend that stores nothing asks whether the store is still its own: zdb's writes would be
-taken, and never stored."""
-
 MAX_COMING = 8
 """How many manifests that were begun and not confirmed are remembered."""
-
-DUTY = 20
-"""And at least so many times as far as writing one takes."""
 
 
 class Fenced(StoreUnreachable):
@@ -92,7 +79,6 @@ class Fence:
         journal: Journal,
         identity: Identity | None,
         compare: Callable[[Manifest | None], Awaitable[str | None]],
-        backoff: Backoff,
         home: str = "",
     ) -> None:
         """`compare` is asked once, with a manifest that is not the one we wrote last (or None where the
@@ -100,9 +86,9 @@ class Fence:
         stored at all, or None: then the store is taken over. `home`: see `home_of`.
         """
         self._store = store
+        self.record = ManifestRecord(store)
         self._journal = journal
         self._compare = compare
-        self._backoff = backoff
         self._home = home
         self.identity = identity
         self.fenced: str | None = None
@@ -111,7 +97,6 @@ class Fence:
         """Whether the manifest in the store was compared with what is here since the start."""
         self.published_at: float | None = None
         """Unix seconds of the newest manifest that we wrote."""
-        self.last_error: str | None = None
         self.settle_s = FRESH_S
         """How long a frontend that has just lost the store may still begin a put."""
         self.taken: Callable[[int], None] = lambda largest_bytes: None
@@ -124,43 +109,15 @@ class Fence:
         """Whether our name was made by this process."""
         self._begun = False
         """Whether our name there was written by this process."""
-        self._copied: bool | None = None
-        """Whether the store has a copy of the manifest; None: not known."""
         self._settled_at = float("-inf")
         self._looked_at = float("-inf")
+        self.woken = anyio.Event()
+        """Something has happened since it was made anew; for the publisher."""
         self._lock = anyio.Lock()
         self._changes = 0
         self._published_changes = 0
-        self._wake = anyio.Event()
-        self._hurry = False
 
-    # -- reading -------------------------------------------------------------------------------
-
-    async def read(self) -> tuple[Manifest | None, bytes | None]:
-        """The manifest in the store and its digest; (None, None) where there provably is none.
-
-        Raises StoreError, ManifestBad, ManifestNewer.
-        """
-        content = await self._store.get_record(manifest.NAME)
-        if content is None:
-            await self._store.prove_absence()
-            return None, None
-        return manifest.decode(content), digest_of(content)
-
-    async def read_any(self) -> tuple[Manifest | None, bytes | None]:
-        """As `read`; of a manifest that is damaged its copy, with the digest of the damaged one.
-
-        Raises StoreError, ManifestNewer; ManifestBad where there is no good copy.
-        """
-        try:
-            return await self.read()
-        except ManifestBad as error:
-            content = await self._store.get_record(manifest.COPY)
-            if content is None:
-                raise
-            copy = manifest.decode(content)
-            log.error("the manifest is damaged, its copy is used", error=str(error))
-            return copy, await self._store.stat_record(manifest.NAME)
+    # -- whose it is ---------------------------------------------------------------------------
 
     def is_ours(self, digest: bytes | None) -> bool:
         """Whether a manifest is the one that we wrote last."""
@@ -172,14 +129,24 @@ class Fence:
 
         Raises StoreError.
         """
-        if self.fenced is not None or not self.compared or not self._named:
-            return False
-        return self.is_ours(await self._store.stat_record(manifest.NAME))
+        return self.is_held and self.is_ours(await self._store.stat_record(manifest.NAME))
+
+    @property
+    def is_held(self) -> bool:
+        """Whether our name was there when we looked last."""
+        return self.fenced is None and self.compared and self._named
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether zdb is served from what is ours, and the name there is that of the process before."""
+        identity = self.identity
+        named = identity is not None and identity.named and not self._begun
+        return named and self.compared and self.fenced is None
 
     def seen_ours(self) -> None:
         """Somebody else has just found our own manifest in the store."""
         self._looked_at, self.compared = time.monotonic(), True
-        self._wake.set()
+        self.woken.set()
 
     # -- before each put -----------------------------------------------------------------------
 
@@ -226,7 +193,7 @@ class Fence:
         renewal, before = self.identity.named, self.identity.digest
         if not self._renamed:
             self._alone = self._home != "" and self.identity.home == self._home
-            await self._keep(replace(self.identity, writer=os.urandom(16).hex()))
+            await self._keep(self.identity.renamed(os.urandom(16).hex()))
             self._renamed = True
         if renewal:
             await self._write()
@@ -255,7 +222,7 @@ class Fence:
     async def _look_closely(self, found: bytes | None) -> None:
         """The manifest is not the one that we know of."""
         try:
-            seen, digest = await (self.read() if self.compared else self.read_any())
+            seen, digest = await (self.record.read() if self.compared else self.record.read_any())
         except ManifestBad as error:
             if self.compared:
                 raise
@@ -268,6 +235,13 @@ class Fence:
                 self._stop(reason)
             else:
                 await self._take_over(seen, digest)
+        elif seen is not None and self._older(seen):
+            assert self.identity is not None
+            detail = (
+                f"the store has an older manifest of this frontend ({seen.sequence}, the last was"
+                f" {self.identity.sequence}): where it was set back, restart hookd, which compares"
+            )
+            raise ManifestMoved("look", self._store.kind, detail)
         elif seen is not None:
             self._stop(
                 f"another frontend ({seen.writer[:8]}) has taken the store over; stop one of the two;"
@@ -277,9 +251,15 @@ class Fence:
             log.error("the manifest is gone from the store, writing it anew")
             self.changed()
 
+    def _older(self, seen: Manifest) -> bool:
+        """Whether a manifest that is not our last one is ours all the same."""
+        return self.identity is not None and self.identity.wrote(
+            lineage=seen.lineage, writer=seen.writer, sequence=seen.sequence
+        )
+
     def _stop(self, reason: str) -> None:
         self.fenced = reason
-        self._wake.set()
+        self.woken.set()
         log.error("fenced: nothing is stored any more", reason=reason)
 
     # -- taking over ---------------------------------------------------------------------------
@@ -300,16 +280,22 @@ class Fence:
 
     async def _take_over(self, seen: Manifest | None, digest: bytes | None) -> None:
         old = self.identity
-        if seen is not None:
+        former: tuple[str, ...] = ()
+        if seen is not None and old is not None and self._older(seen):
+            # a store that was set back: the next number is new to both
+            lineage, sequence = old.lineage, max(old.sequence, seen.sequence)
+            former = (*old.former, old.writer)[-MAX_FORMER:]
+        elif seen is not None:
             lineage, sequence = seen.lineage, seen.sequence
         elif old is not None:
             lineage, sequence = old.lineage, old.sequence
         else:
             lineage, sequence = os.urandom(16).hex(), 0
         self._changes += 1
-        self._wake.set()
+        self.woken.set()
         before = digest.hex() if digest else ""
-        ours = Identity(lineage, os.urandom(16).hex(), sequence, before, named=False)
+        name = os.urandom(16).hex()
+        ours = Identity(lineage, name, sequence, before, named=False, former=former)
         await self._keep(ours)
         self._renamed = self.compared = True
         await self._write()
@@ -323,24 +309,12 @@ class Fence:
     def changed(self) -> None:
         """Something was stored or withdrawn: a manifest is due."""
         self._changes += 1
-        self._wake.set()
-
-    def hurry(self) -> None:
-        """No pause between manifests any more (a drain)."""
-        self._hurry = True
-        self._wake.set()
+        self.woken.set()
 
     @property
     def unpublished(self) -> bool:
         """Whether the store holds files that its manifest does not name yet."""
         return self._changes != self._published_changes and self.fenced is None
-
-    @property
-    def _due(self) -> bool:
-        """Whether zdb is served from what is ours, and the name there is that of the process before."""
-        identity = self.identity
-        unsaid = identity is not None and identity.named and not self._begun
-        return unsaid and self.compared and self.fenced is None
 
     async def publish(self) -> None:
         """Write the manifest of all that is stored now. Raises StoreError, JournalError."""
@@ -381,68 +355,14 @@ class Fence:
         digest = digest_of(content).hex()
         coming = (*identity.coming, digest)[-MAX_COMING:]
         await self._keep(replace(identity, coming=coming))
-        if made.stale or made.given_up or await self._has_copy():
-            await self._store.put_record(manifest.COPY, content)
-            self._copied = True
-        faults.point("manifest-begin")
-        await self._store.put_record(manifest.NAME, content)
-        faults.point("manifest-put")
-        found = await self._store.stat_record(manifest.NAME)
-        if found is None or found.hex() != digest:
-            raise ChecksumMismatch("publish", manifest.NAME, "the store has another manifest now")
+        await self.record.put(made, content)
         written = replace(identity, sequence=sequence, digest=digest, coming=(), named=named)
         await self._keep(replace(written, home=self._home))
         self._begun = True
         self._published_changes = changes
         self._looked_at = time.monotonic()
-        self.published_at, self.last_error = time.time(), None
-
-    async def _has_copy(self) -> bool:
-        if self._copied is None:
-            self._copied = await self._store.stat_record(manifest.COPY) is not None
-        return self._copied
+        self.published_at = time.time()
 
     async def _keep(self, identity: Identity) -> None:
         self.identity = identity
         await self._journal.set_meta("identity", identity.as_meta())
-
-    async def run(self) -> None:
-        """Publish whenever something changed, until cancelled."""
-        failures = 0
-        while True:
-            if not self.unpublished and not self._due:
-                await self._watch()
-                continue
-            began = time.monotonic()
-            try:
-                await self.publish()
-                failures = 0
-                pause_s = max(PUBLISH_EVERY_S, DUTY * (time.monotonic() - began))
-            except (StoreError, JournalError) as error:
-                failures += 1
-                self.last_error = str(error)
-                pause_s = self._backoff.after(failures)
-                if failures == 1 and not isinstance(error, Fenced):
-                    log.warning("manifest not written, will retry", error=str(error))
-            await self._pause(pause_s)
-
-    async def _watch(self) -> None:
-        """Nothing is due: look now and then whose the store is, until something is."""
-        self._wake = anyio.Event()
-        with anyio.move_on_after(ASK_EVERY_S):
-            await self._wake.wait()
-            return
-        if self.fenced is None and self.compared and self._named:
-            try:
-                await self.confirm()
-            except (StoreError, JournalError) as error:
-                self.last_error = str(error)
-
-    async def _pause(self, seconds: float) -> None:
-        ends = time.monotonic() + seconds
-        while not self._hurry and (left := ends - time.monotonic()) > 0:
-            self._wake = anyio.Event()
-            with anyio.move_on_after(left):
-                await self._wake.wait()
-        if self._hurry:
-            await anyio.sleep(0.05)

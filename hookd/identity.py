@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+MAX_FORMER = 64
+"""So many starts ago a manifest may have been written, and be known as ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,21 @@ class Identity:
     """Whether the store has had our name; else `digest` is the manifest that was there before ours."""
     home: str = ""
     """Where the process that wrote it ran, see `home_of`."""
+    former: tuple[str, ...] = ()
+    """Names under which the processes before this one wrote, none but theirs in between."""
+
+    def renamed(self, writer: str) -> Identity:
+        """Under a new name: what was written under the old one stays known as ours."""
+        return replace(self, writer=writer, former=(*self.former, self.writer)[-MAX_FORMER:])
+
+    def wrote(self, *, lineage: str, writer: str, sequence: int) -> bool:
+        """Whether a manifest is of this frontend: an older one, where it is not the last.
+
+        A copy of this journal that goes on writes under a name made later, not known here.
+        """
+        if lineage != self.lineage:
+            return False
+        return writer == self.writer or (writer in self.former and sequence <= self.sequence)
 
     @property
     def digests(self) -> set[str]:
@@ -41,6 +59,7 @@ class Identity:
             "coming": " ".join(self.coming),
             "named": self.named,
             "home": self.home,
+            "former": " ".join(self.former),
         }
 
 
@@ -58,6 +77,7 @@ def identity_of(meta: Mapping[str, object]) -> Identity | None:
             tuple(str(found.get("coming", "")).split()),
             bool(found.get("named", True)),
             str(found.get("home", "")),
+            tuple(str(found.get("former", "")).split()),
         )
     except (KeyError, TypeError, ValueError):
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,7 +26,7 @@ from hookd.config import Config
 from hookd.dispatcher import Dispatcher
 from hookd.drain import Drain
 from hookd.fence import Fence
-from hookd.files import FileKey, Roots
+from hookd.files import Roots
 from hookd.identity import home_of, identity_of
 from hookd.intake.hearing import Hearing
 from hookd.intake.server import Intake
@@ -36,10 +36,12 @@ from hookd.leftover import Leftovers
 from hookd.log import get
 from hookd.manifest import Manifest
 from hookd.policy import Rules
+from hookd.publisher import Publisher
 from hookd.recovery import Retriever
 from hookd.restore.restorer import Restorer
 from hookd.restore.survey import Survey, newest_snapshot, survey_of
 from hookd.room import LIMITS, Room
+from hookd.scanner import Scanner
 from hookd.scheduler import Scheduler
 from hookd.snapshot import ORPHANED, Staging
 from hookd.sockets import allowed_uids, listen
@@ -73,6 +75,7 @@ class Parts:
     admission: Admission
     retriever: Retriever
     fence: Fence
+    publisher: Publisher
     survey: Survey
     intake: Intake
     spool: Spool
@@ -106,18 +109,13 @@ def assemble(
     actions: Actions,
     holds_changed: Callable[[], Awaitable[None]],
     hook: socket.socket | None,
-    zdb_runs: Callable[[], Awaitable[bool]],
-    scan: Callable[[bool], Awaitable[int]],
-    scan_for_audit: Callable[[], Awaitable[Sequence[FileKey]]],
-    unscanned: Callable[[], bool],
+    scanner: Scanner,
     retrieving: Callable[[], bool],
-    unstored: Callable[[Collection[str]], Awaitable[Mapping[str, int]]],
 ) -> Parts:
     """Every stage, each given its neighbours, and the listening hook socket.
 
     `rebuilt`: where a damaged journal was moved to; `hook`: the socket if it was passed to us;
-    `scan(with_active)` makes jobs for files that no hook announced, and says how many, `scan_for_audit`
-    which; `retrieving` says whether zdb waits for a data file; for `unstored` see `Leftovers`. Raises
+    `retrieving` says whether zdb waits for a data file. `scanner` gets these parts afterwards. Raises
     UserError with one line.
     """
     roots = Roots(config.zdb.index, config.zdb.data)
@@ -158,7 +156,6 @@ def assemble(
         journal=journal,
         identity=identity_of(loaded.meta),
         compare=compare,
-        backoff=backoff(),
         home=home_of(config.journal.path),
     )
     dispatcher = Dispatcher(
@@ -236,7 +233,7 @@ def assemble(
             is_undecided=lambda: survey.undecided,
             is_ours=fence.still_ours,
             noted=fence.changed,
-            look=scan_for_audit,
+            look=scanner.for_audit,
             retrieving=retrieving,
             hear=hearing.out,
         ),
@@ -262,7 +259,7 @@ def assemble(
         frame_timeout_s=config.hook.frame_timeout_s,
     )
     leftovers = Leftovers(
-        roots=roots, socket=config.hook.socket, spool=spool, held=held, unstored=unstored
+        roots=roots, socket=config.hook.socket, spool=spool, held=held, unstored=scanner.unstored
     )
     flush = None if config.checkpoint.mount is None else Zdbfs(config.checkpoint.mount).flush
     checkpoints = Checkpoints(
@@ -272,12 +269,12 @@ def assemble(
         held=lambda: {*held, *leftovers.nameless},
         newest_job=lambda: journal.newest_job,
         paused=lambda: dispatcher.paused,
-        zdb_runs=zdb_runs,
+        zdb_runs=scanner.zdb_runs,
         jump=partial(jump, life, roots, config.zdb.admin_password),
         flush=flush,
         sweep=spool.sweep,
-        scan=scan,
-        unscanned=unscanned,
+        scan=scanner.count,
+        unscanned=scanner.owed,
         publish=fence.confirm,
     )
     parts = Parts(
@@ -291,6 +288,7 @@ def assemble(
         admission=admission,
         retriever=retriever,
         fence=fence,
+        publisher=Publisher(fence, backoff()),
         survey=survey,
         intake=intake,
         spool=spool,

@@ -104,7 +104,7 @@ def view(
             "sequence": parts.fence.identity.sequence if parts.fence.identity else None,
             "published_at": parts.fence.published_at,
             "unpublished": parts.fence.unpublished,
-            "last_error": _text(parts.fence.last_error),
+            "last_error": _text(parts.publisher.last_error),
         },
         "restore": {
             "waiting": _text(parts.survey.waiting),

@@ -151,7 +151,7 @@ class Claim:
         Returns the namespaces. Raises StoreError, JournalError, ManifestNewer.
         """
         try:
-            seen, digest = await self.fence.read_any()
+            seen, digest = await self.fence.record.read_any()
         except ManifestBad:
             seen, digest = None, await self.store.stat_record(NAME)
         names = [name] if name != "*" else sorted({*self.holds.held, *self.roots.namespaces()})

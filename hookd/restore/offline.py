@@ -199,7 +199,6 @@ async def _in_place(config: Config, roots: Roots, full: bool, show: Show) -> Res
         journal=journal,
         identity=identity_of(meta),
         compare=compare,
-        backoff=backoff,
         home=home_of(config.journal.path),
     )
     held, takes = meta.get("held"), meta.get("takes")

@@ -87,7 +87,7 @@ class Verdicts:
         manifest = view.manifest
         if view.ours:
             try:
-                manifest, _ = await self.fence.read()
+                manifest, _ = await self.fence.record.read()
             except (StoreError, ManifestBad, ManifestNewer) as error:
                 raise Waits(f"{name}: {error}") from error
         if view.conflict is not None and manifest is None:

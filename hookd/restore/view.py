@@ -73,7 +73,7 @@ async def look_there(store: Store, fence: Fence, limit_s: float) -> View:
                 except StoreError as error:
                     return View(There.BLIND, trouble=str(error))
                 return View(There.EMPTY)
-            manifest, digest = await fence.read_any()
+            manifest, digest = await fence.record.read_any()
             conflict = None if manifest is None else conflict_of(fence.identity, manifest)
             return View(There.MANIFEST, manifest, digest, conflict=conflict)
     except ManifestNewer as error:
@@ -92,7 +92,7 @@ def conflict_of(ours: Identity | None, manifest: Manifest) -> str | None:
         return None
     if manifest.lineage != ours.lineage:
         return "the store holds another history of files (another lineage) than this frontend's"
-    if manifest.writer != ours.writer:
+    if not ours.wrote(lineage=manifest.lineage, writer=manifest.writer, sequence=manifest.sequence):
         return (
             f"another frontend has taken the store over (manifest {manifest.sequence}, ours was"
             f" {ours.sequence}), or this is an older copy of its disk"

@@ -160,7 +160,11 @@ class Daemon:
     def wait(self, within_s: float = WITHIN_S) -> int:
         """Until it has ended; returns its exit code."""
         assert self._process is not None
-        return self._process.wait(within_s)
+        try:
+            return self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            said = "\n".join(self._lines()[-30:])
+            raise AssertionError(f"hookd has not ended within {within_s} s:\n{said}") from None
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; returns the exit code."""

@@ -118,9 +118,8 @@ def fake_parts(folder: Path = Path("/nowhere")) -> Parts:
         retriever=SimpleNamespace(retrieved=0, failed=0, last_error=None, running=()),
         intake=SimpleNamespace(counts=IntakeCounts(), open=0),
         spool=FakeSpool(),
-        fence=SimpleNamespace(
-            fenced=None, identity=None, published_at=None, unpublished=False, last_error=None
-        ),
+        fence=SimpleNamespace(fenced=None, identity=None, published_at=None, unpublished=False),
+        publisher=SimpleNamespace(last_error=None),
         survey=SimpleNamespace(waiting=None, restorer=SimpleNamespace(progress=None)),
         checkpoints=SimpleNamespace(
             last=None, last_safe=None, doing=None, taken=0, failed=0, waiting=0, unscanned=False

@@ -107,7 +107,6 @@ class Rig:
             journal=self.journal,
             identity=identity_of(tables.get_meta(db)),
             compare=self._compare,
-            backoff=self.backoff,
         )
         self.fence.settle_s = 0.0
         self.dispatcher = Dispatcher(

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hookd import cli, daemon, faults
+from hookd import cli, faults, housekeeping
 
 SAID = "hookd: fault at "
 """What stderr says before the process dies or the step raises; the step follows."""
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.clock is not None:
         time.time = shifted(time.time, options.clock)
     if options.prune_every is not None:
-        daemon.PRUNE_EVERY_S = options.prune_every
+        housekeeping.PRUNE_EVERY_S = options.prune_every
     return cli.main(options.rest)
 
 

@@ -637,7 +637,7 @@ class Pipeline(RuleBasedStateMachine):
         self.run(self.look(with_active=with_active))
 
     async def look(self, *, with_active: bool) -> None:
-        """What `hookd.daemon.Daemon._scan_once` does."""
+        """What `hookd.scanner.Scanner.scan` does."""
         with contextlib.suppress(JournalError):
             ledger = {entry.key: entry for entry in await self.journal.ledger()}
             jobs = scan.unannounced(

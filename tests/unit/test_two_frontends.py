@@ -11,11 +11,12 @@ import anyio
 import pytest
 
 from hookd import fence as fence_stage
-from hookd import manifest
+from hookd import manifest, publisher
 from hookd.errors import StoreUnreachable
-from hookd.fence import Fenced
+from hookd.fence import Fenced, ManifestMoved
 from hookd.files import FileKey, data_key, index_key
 from hookd.identity import home_of
+from hookd.publisher import Publisher
 from tests.conftest import Logs
 from tests.fakes.audits import audit, data_bytes, index_bytes, told
 from tests.fakes.rig import Rig, rig
@@ -147,7 +148,7 @@ async def test_a_copy_that_starts_later_is_refused(tmp_path: Path) -> None:
     async with rig(a, there, names=(NS,)) as one, rig(b, there, names=(NS,)) as two:
         before = there.records[manifest.NAME]
         async with anyio.create_task_group() as group:
-            group.start_soon(one.fence.run)
+            group.start_soon(Publisher(one.fence, one.backoff).run)
             await one.survey.survey()
             await one.eventually(lambda: there.records[manifest.NAME] != before)
             group.cancel_scope.cancel()
@@ -258,9 +259,9 @@ async def test_one_that_stores_nothing_notices(
             with pytest.raises(Fenced):
                 await one.fence.confirm()
         else:
-            monkeypatch.setattr(fence_stage, "ASK_EVERY_S", 0.001)
+            monkeypatch.setattr(publisher, "ASK_EVERY_S", 0.001)
             async with anyio.create_task_group() as group:
-                group.start_soon(one.fence.run)
+                group.start_soon(Publisher(one.fence, one.backoff).run)
                 await one.eventually(lambda: one.fence.fenced is not None)
                 group.cancel_scope.cancel()
         assert there.records[manifest.NAME] == taken
@@ -304,3 +305,90 @@ async def test_who_waits_at_a_start(tmp_path: Path, home: str) -> None:
         assert one.fence._alone is (home == "same")
         assert (time.monotonic() - began >= 0.05) or home == "same"
         assert one.fence._settled_at > began or home == "same"
+
+
+def set_back(there: MemoryStore, to: tuple[dict[FileKey, bytes], dict[str, bytes]]) -> None:
+    """The store's own disk was rolled back."""
+    for now, then in ((there.content, to[0]), (there.records, to[1])):
+        now.clear()
+        now.update(then)  # type: ignore[arg-type]
+
+
+async def test_a_store_that_was_set_back(tmp_path: Path) -> None:
+    """An older manifest of a process before this one is ours: zdb is served, all is stored again."""
+    there = MemoryStore()
+    async with rig(tmp_path, there, names=(NS,)) as one:
+        write(one, 0)
+        await store_all(one)
+        await one.fence.publish()
+    then = dict(there.content), dict(there.records)
+    last = 0
+    for number in (1, 2):  # two starts later
+        async with rig(tmp_path, there, names=(NS,)) as one:
+            await one.survey.survey()
+            write(one, number)
+            await store(one, number - 1, number)
+            await one.fence.publish()
+            last = manifest.decode(there.records[manifest.NAME]).sequence
+    set_back(there, then)
+    before = mine(tmp_path)
+    async with rig(tmp_path, there, names=(NS,)) as one:
+        assert (await one.survey.survey()).code == 0
+        assert (await one.survey.judge()).code == 0
+        assert mine(tmp_path) == before
+        await one.fence.guard()
+        assert manifest.decode(there.records[manifest.NAME]).sequence > last
+        await audit(one)
+        await one.empty()
+        keys = [make(NS, n) for make in (data_key, index_key) for n in range(3)]
+        assert {key: there.content[key] for key in keys} == {key: one.live(key) for key in keys}
+
+
+async def test_set_back_while_running(tmp_path: Path) -> None:
+    """It is not taken for another frontend, and nothing goes over what is there unlooked at."""
+    there = MemoryStore()
+    async with rig(tmp_path, there, names=(NS,)) as one:
+        write(one, 0)
+        await store_all(one)
+        await one.fence.publish()
+        then = dict(there.content), dict(there.records)
+        write(one, 1)
+        await store(one, 0, 1)
+        await one.fence.publish()
+        now = dict(there.content), dict(there.records)
+        set_back(there, then)
+        with pytest.raises(ManifestMoved, match="older manifest of this frontend"):
+            await one.fence.guard()
+        assert there.records == then[1]
+        assert one.fence.fenced is None
+        set_back(there, now)  # a replica that was behind
+        await one.fence.guard()
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+async def test_set_back_to_before_another(tmp_path: Path, chosen: bool) -> None:
+    """After another frontend had the store, what was written before it is not plainly ours any more."""
+    a, b = folders(tmp_path, "a", "b")
+    there = MemoryStore()
+    async with rig(a, there, names=(NS,)) as one:
+        write(one, 0)
+        await store_all(one)
+        await one.fence.publish()
+        then = dict(there.content), dict(there.records)
+    async with rig(b, there, names=(NS,)) as two:
+        await two.survey.survey()
+        write(two, 1)
+        await store(two, 0, 1)
+        await two.fence.publish()
+    if chosen:
+        async with rig(a, there, names=(NS,)) as one:
+            await one.survey.choices.choose(NS, "remote")
+            await one.survey.survey()
+            assert (await one.survey.judge()).code == 0
+            await one.fence.guard()
+    set_back(there, then)
+    async with rig(a if chosen else b, there, names=(NS,)) as found:
+        await found.survey.survey()
+        answer = await found.survey.judge()
+        assert answer.code == 1
+        assert "another frontend has taken the store over" in answer.text

@@ -1,4 +1,4 @@
-"""When the daemon knows that a scan is owed: a checkpoint is not safe before one has looked."""
+"""When the scanner knows that a scan is owed: a checkpoint is not safe before one has looked."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import cast
 
 import pytest
 
-from hookd.config import Config
-from hookd.daemon import Daemon
 from hookd.files import data_key
 from hookd.parts import Parts
-from hookd.signals import Signals
+from hookd.scanner import Scanner
 from hookd.zdb import ZdbLife
 from tests.conftest import Logs
 from tests.fakes.rig import Rig, rig
@@ -22,9 +20,9 @@ pytestmark = pytest.mark.anyio
 FOUND = "files that no hook announced"
 
 
-def daemon_over(found: Rig) -> tuple[Daemon, SimpleNamespace]:
-    """A daemon of these parts, and its survey."""
-    made = Daemon(cast("Config", SimpleNamespace()), announce=print, signals=cast("Signals", None))
+def scanner_over(found: Rig) -> tuple[Scanner, SimpleNamespace]:
+    """A scanner of these parts, and their survey."""
+    made = Scanner()
     survey = SimpleNamespace(undecided=False)
     parts = SimpleNamespace(
         journal=found.journal,
@@ -36,7 +34,7 @@ def daemon_over(found: Rig) -> tuple[Daemon, SimpleNamespace]:
         life=ZdbLife(),
         config=SimpleNamespace(zdb=SimpleNamespace(skip_namespaces=())),
     )
-    made._parts = cast("Parts", parts)
+    made.parts = cast("Parts", parts)
     return made, survey
 
 
@@ -44,56 +42,56 @@ async def test_owed_until_one_has_looked(tmp_path: Path, logs: Logs) -> None:
     """From the moment it is asked for; one that was asked for meanwhile is owed still."""
     logs.expect(FOUND)
     async with rig(tmp_path, run=False) as found:
-        made, _ = daemon_over(found)
+        made, _ = scanner_over(found)
         found.data(0)
         found.data(1)
-        assert not made._unscanned()
-        made.scan()
-        assert made._unscanned()
-        assert await made._scan_once(with_active=False) == 1
-        assert not made._unscanned()
+        assert not made.owed()
+        made.ask()
+        assert made.owed()
+        assert await made.count(with_active=False) == 1
+        assert not made.owed()
         assert [job.key for job in found.scheduler] == [data_key("ns", 0)]
 
 
 async def test_one_that_fails_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan that could not read a folder has not looked."""
     async with rig(tmp_path, run=False) as found:
-        made, _ = daemon_over(found)
-        made.scan()
+        made, _ = scanner_over(found)
+        made.ask()
 
         def refuse() -> list[str]:
             raise PermissionError("no")
 
         monkeypatch.setattr(found.roots, "namespaces", refuse, raising=False)
         with pytest.raises(PermissionError):
-            await made._scan_once(with_active=False)
-        assert made._unscanned()
+            await made.scan(with_active=False)
+        assert made.owed()
 
 
 async def test_asked_for_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for while one looks: that one may have been past the file already."""
     async with rig(tmp_path, run=False) as found:
-        made, _ = daemon_over(found)
-        made.scan()
+        made, _ = scanner_over(found)
+        made.ask()
         real = found.journal.ledger
 
         async def ledger() -> object:
-            made.scan()
+            made.ask()
             return await real()
 
         monkeypatch.setattr(found.journal, "ledger", ledger)
-        await made._scan_once(with_active=False)
-        assert made._unscanned()
+        await made.scan(with_active=False)
+        assert made.owed()
 
 
 async def test_while_zdb_starts(tmp_path: Path) -> None:
     """Before `ready` is judged nothing of what zdb has made may be stored, so nobody has looked."""
     async with rig(tmp_path, run=False) as found:
-        made, survey = daemon_over(found)
-        survey.undecided = made._parts.life.started = True
-        made.scan()
-        assert await made._scan_once(with_active=False) == 0
-        assert made._unscanned()
+        made, survey = scanner_over(found)
+        survey.undecided = made.parts.life.started = True
+        made.ask()
+        assert await made.count(with_active=False) == 0
+        assert made.owed()
         survey.undecided = False
-        await made._scan_once(with_active=False)
-        assert not made._unscanned()
+        await made.scan(with_active=False)
+        assert not made.owed()
