@@ -86,7 +86,8 @@ LABEL org.opencontainers.image.title="qsfs" \
       org.opencontainers.image.description="zdbfs on zdb, stored by hookd in a zstor grid; on SIGTERM it ends when all is stored"
 HEALTHCHECK --interval=30s --timeout=35s --start-period=60s --retries=3 \
     CMD hookd status >/dev/null && grep -q " ${QSFS_MOUNTPOINT:-/mnt} fuse" /proc/mounts || exit 1
-ENTRYPOINT ["qsfs-init"]
+# PID 1 drops a stop signal that it has neither a handler for nor blocked: blocked before Python starts, it waits.
+ENTRYPOINT ["env", "--block-signal=TERM,INT", "qsfs-init"]
 
 # ---- the side-task --------------------------------------------------------------------------------------------
 FROM fetch AS rclone
@@ -109,6 +110,5 @@ LABEL org.opencontainers.image.title="hookd storage" \
 # Ready, and neither hanging nor refused: `hookd health` answers from the last bounded look, and touches no mount.
 HEALTHCHECK --interval=10s --timeout=15s --start-period=60s --retries=3 \
     CMD hookd mount wait --timeout 5 && hookd health >/dev/null || exit 1
-# PID 1 drops a stop signal that it has neither a handler for nor blocked: blocked before Python starts, it waits.
-# Another command than `hookd mount` is run as it is: storage-init.
+# Signals as above. Another command than `hookd mount` is run as it is: storage-init.
 ENTRYPOINT ["env", "--block-signal=TERM,INT", "storage-init"]

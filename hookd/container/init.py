@@ -6,8 +6,8 @@ has died, and a zstor that was started without all of its backends, once they ar
 container its exit code. When zinit dies its services become children of this process, and are stopped in
 order: without zinit nothing would be started again that ends.
 
-Weakness: a stop signal before rootfs/usr/bin/qsfs-init has blocked it, some hundredths of a second, is
-dropped by the kernel, as for every PID 1 that has not said what to do with it.
+Weakness: a stop signal in the first millisecond, before the image's ENTRYPOINT has blocked it (`env
+--block-signal`), is dropped by the kernel, as for every PID 1 that has not said what to do with it.
 """
 
 from __future__ import annotations
