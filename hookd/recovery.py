@@ -160,7 +160,7 @@ class Retriever:
     async def _until_deadline(self, key: FileKey) -> None:
         """Try again what may work later. Raises the last error."""
         ends = time.monotonic() + self._deadline_s
-        attempts = 0
+        attempts, before = 0, ""
         while True:
             attempts += 1
             try:
@@ -168,7 +168,7 @@ class Retriever:
                     await self._once(key)
                 return
             except TimeoutError:
-                detail = f"no answer within {self._deadline_s:g} s"
+                detail = f"no answer within {self._deadline_s:g} s{before}"
                 raise StoreUnreachable("get", key, detail) from None
             except (StorePermanent, RemoteMissing):
                 raise
@@ -176,6 +176,7 @@ class Retriever:
                 wait_s = self._backoff.after(attempts)
                 if time.monotonic() + wait_s >= ends:
                     raise
+                before = f"; the time before: {error.detail}"
                 log.warning("retrieve failed, again", file=str(key), error=str(error))
                 await anyio.sleep(wait_s)
 

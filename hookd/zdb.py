@@ -145,8 +145,12 @@ def lock_holders(roots: Iterable[Path]) -> list[str]:
 
 
 def _has_open(pid: str, path: Path) -> bool:
+    """By name first: to follow a link into a file system that hangs would hang here, too."""
     try:
-        return any(link.samefile(path) for link in Path(f"/proc/{pid}/fd").iterdir())
+        links = list(Path(f"/proc/{pid}/fd").iterdir())
+        return any(
+            os.readlink(each).endswith(f"/{path.name}") and each.samefile(path) for each in links
+        )
     except OSError:
         return False
 

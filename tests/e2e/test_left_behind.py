@@ -95,7 +95,7 @@ class TestHeld:
         for path in (daemon.store / "index/default/i1", newest):
             path.unlink()
         (daemon.index / "default" / "i1").unlink()
-        daemon.expect("held", "refused", "restoring")
+        daemon.expect("held", "refused", "restoring", "alarm")  # i1 is nowhere
         daemon.start()
         assert zdb.start() == 1
         assert daemon.stats()["held"]

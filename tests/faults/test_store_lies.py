@@ -222,6 +222,7 @@ def test_killed_and_started_again(world: World, zstor: Zstor, mirror: Mirror) ->
 def test_changes_its_mind(world: World, zstor: Zstor, mirror: Mirror) -> None:
     """One mood after the other, each for a moment, in a drain as well."""
     world.daemon.expect(*LOUD)
+    world.daemon.expect("the manifest is gone from the store, writing it anew")
     begin(world)
     moods = [mode for mode in Mode if mode not in (Mode.WELL, Mode.LATE, Mode.REFUSE)]
     for mode in moods:

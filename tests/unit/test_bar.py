@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import select
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -22,12 +23,11 @@ class Terminal(io.TextIOWrapper):
         super().__init__(os.fdopen(slave, "wb", buffering=0), write_through=True)
 
     def shown(self) -> str:
-        """What came out so far."""
-        os.set_blocking(self._master, False)
-        try:
-            return os.read(self._master, 1 << 20).decode()
-        except BlockingIOError:
-            return ""
+        """What came out so far: the kernel hands it over piece by piece, a moment later."""
+        pieces = []
+        while select.select([self._master], [], [], 0.5)[0]:
+            pieces.append(os.read(self._master, 1 << 20))
+        return b"".join(pieces).decode()
 
     def end(self) -> None:
         self.close()

@@ -130,6 +130,22 @@ class TestLock:
             monkeypatch.setattr(zdb, "_has_open", lambda pid, path: False)
             assert not holds_lock([tmp_path])
 
+    @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="no /proc/locks")
+    def test_what_else_is_open(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only files of the lock's name are touched: another may be on a mount that hangs."""
+        followed: list[str] = []
+        real = Path.samefile
+
+        def samefile(self: Path, other: Path) -> bool:
+            followed.append(os.readlink(self))
+            return real(self, other)
+
+        monkeypatch.setattr(os, "major", lambda device: 0xFFF)
+        monkeypatch.setattr(Path, "samefile", samefile)
+        with locked(tmp_path / ".lockfile"):
+            assert holds_lock([tmp_path])
+        assert followed == [str(tmp_path / ".lockfile")]
+
     def test_other_files(self, tmp_path: Path) -> None:
         """A lock on another file, and a .lockfile that is none, are nobody's."""
         (tmp_path / "index").mkdir()
