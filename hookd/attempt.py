@@ -26,7 +26,6 @@ from hookd.errors import (
     NoRoom,
     PathRefused,
     SourceChanged,
-    SourceGone,
     StoreError,
     StorePermanent,
     StoreTemporary,
@@ -36,23 +35,15 @@ from hookd.fence import Fenced
 from hookd.files import FileKey, Kind, Roots, data_key, index_key
 from hookd.journal import Job, Journal, LedgerEntry
 from hookd.log import get
-from hookd.needs import points_to
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging, hash_live
+from hookd.source import Postponed, Sources, is_blank
 from hookd.stores.base import Remote, Store
-from hookd.thaw import Thaw
 
 log = get("attempt")
 
 _NO_FILE = frozenset({errno.ELOOP, errno.EINVAL})
 """What freezing a symbolic link, a pipe or a folder in a file's place fails with."""
-
-HEADER_BYTES = 29
-"""A file of zdb that is no longer holds nothing (0-db: index 29 bytes, data 28 bytes)."""
-
-
-class Postponed(Exception):
-    """The snapshot just made points into data that is not remote yet."""
 
 
 class Unannounced(Exception):
@@ -92,12 +83,16 @@ class Attempts:
         self._scheduler = scheduler
         self._store_to = store
         self._staging = staging
-        self._roots = roots
         self._time_limit_s = time_limit_s
         self._held = held
         self._guard = guard
-        self._thaw = Thaw(
-            journal=journal, scheduler=scheduler, staging=staging, roots=roots, held=held
+        self._sources = Sources(
+            journal=journal,
+            scheduler=scheduler,
+            staging=staging,
+            roots=roots,
+            held=held,
+            proves_copies=store.proves_copies,
         )
         self._slots = anyio.Semaphore(store.concurrency)
         self.already_there = 0
@@ -121,7 +116,7 @@ class Attempts:
             if (job.size_bytes or 0) <= known.size_bytes or job.key.kind is Kind.NAMESPACE:
                 raise Outdated
             job.begun = known.begun  # zdb's files only grow: the longer one is the newer one
-        source = await self._source(job, may_skip_hash=known is None)
+        source = await self._sources.find(job, may_skip_hash=known is None)
         assert job.size_bytes is not None
         _refuse_older(job, known)
         self._refuse_another(job)
@@ -138,10 +133,10 @@ class Attempts:
         disk that lost everything the snapshots are stored all the same.
         """
         newest = self._scheduler.newest_remote_index(job.key.namespace)
-        if newest is None or job.key.kind is Kind.NAMESPACE or not self._exists(job.key):
+        if newest is None or job.key.kind is Kind.NAMESPACE or not self._sources.exists(job.key):
             return
         last = index_key(job.key.namespace, newest)
-        if not self._exists(last):
+        if not self._sources.exists(last):
             detail = f"files up to {last.name} are stored already, but {last.name} is not here"
             raise Conflict("store", job.key, detail)
 
@@ -154,14 +149,14 @@ class Attempts:
         """
         if job.needs is not None:
             newest = data_key(job.key.namespace, job.needs)
-            here, there = self._length(newest), self._scheduler.remote_bytes(newest)
+            here, there = self._sources.length(newest), self._scheduler.remote_bytes(newest)
             if 0 < here < there:
                 detail = f"{newest.name} has {here} bytes here, but {there} are stored already"
                 raise Conflict("store", job.key, detail)
         behind = [
             key
             for key, remote_bytes in self._scheduler.unchecked(job)
-            if self._length(key) > remote_bytes
+            if self._sources.length(key) > remote_bytes
         ]
         if behind:
             raise Unannounced([key for key in behind if not self._scheduler.covers(key)])
@@ -171,17 +166,12 @@ class Attempts:
         gaps = [
             key
             for key in self._scheduler.indexes_before(job)
-            if not self._scheduler.covers(key) and self._length(key)
+            if not self._scheduler.covers(key) and self._sources.length(key)
         ]
         if gaps:
             raise Unannounced(gaps)
-
-    def _length(self, key: FileKey) -> int:
-        """Bytes of a live file; 0 where none can be read."""
-        try:
-            return self._roots.length(key) or 0
-        except PathRefused:
-            return 0
+        if self._scheduler.waits_for(job) is not None:  # what joined since it began, and goes first
+            raise Postponed
 
     async def _store_it(self, job: Job, source: Path, known: LedgerEntry | None) -> LedgerEntry:
         """Put, ask, compare; bounded in time."""
@@ -192,12 +182,12 @@ class Attempts:
                 await (
                     self._guard()
                 )  # before the question: nobody else changes the answer afterwards
-                if job.ask_first or _blank(job) or (known and known.digest == job.digest):
+                if job.ask_first or is_blank(job) or (known and known.digest == job.digest):
                     there = await self._store_to.stat(job.key)
                     if _same(job, there):
                         self.already_there += 1
                         return self._entry(job)
-                    if there is not None and _blank(job):
+                    if there is not None and is_blank(job):
                         await self._refuse_blank(job)
                 if job.key.kind is not Kind.DATA and await self._goes_over(job):
                     # what was proven and is not there any more was stored over by another
@@ -253,80 +243,6 @@ class Attempts:
             return True
         return job.ask_first and not await self._journal.was_retired(job.key)
 
-    async def _source(self, job: Job, *, may_skip_hash: bool) -> Path:
-        """The file to put, with the job's size and digest set.
-
-        No digest where the store reads the file anyway and proves what it wrote: a sealed file that
-        nothing is compared with before is read and hashed once, not twice.
-        """
-        live = self._roots.path(job.key)
-        if job.staged is None and (reason := self._held(job.key.namespace)):
-            raise NamespaceHeld("store", job.key, reason)
-        if job.staged is None and job.sealed and not job.freeze and self._is_active(job.key):
-            # The one that was announced is gone with its namespace, and this is its successor's: final
-            # under this name would be what is only its beginning.
-            job.sealed, job.freeze = False, True
-        if job.staged is None and job.freeze:
-            try:
-                await self._freeze(job, live)
-            except NoRoom as error:
-                # Data is appended to only, so it can be read in place; an index that can go takes the
-                # room of those that cannot. Else a staging folder full of indexes that wait for this
-                # very file would never empty.
-                if job.key.kind is not Kind.DATA:
-                    if not await self._thaw.make_room(
-                        job, error.size_bytes or self._length(job.key)
-                    ):
-                        raise
-                    await self._freeze(job, live)
-        if job.staged is not None:
-            staged = self._staging.path(job.staged)
-            if not await anyio.to_thread.run_sync(staged.exists, abandon_on_cancel=True):
-                raise SourceGone("read", job.key, f"its snapshot {staged} is gone")
-            return staged
-        job.begun = self._journal.begin()
-        if may_skip_hash and self._store_to.proves_copies and job.sealed and not job.ask_first:
-            job.digest, job.size_bytes = None, self._roots.length(job.key)
-            if job.size_bytes is None:
-                raise SourceGone("read", job.key, "the file is gone")
-            if not _blank(job):
-                return live
-        job.digest, job.size_bytes = await anyio.to_thread.run_sync(
-            hash_live, live, abandon_on_cancel=True
-        )
-        if not job.size_bytes:
-            raise SourceGone("read", job.key, "zdb is making it: it is empty")
-        return live
-
-    def _is_active(self, key: FileKey) -> bool:
-        """Whether zdb may still append to a data file: its index is the newest."""
-        name, number = key.namespace, key.number
-        if not self._exists(index_key(name, number)) or self._exists(index_key(name, number + 1)):
-            return False
-        numbers = (*self._roots.numbers(Kind.INDEX, name), *self._roots.numbers(Kind.DATA, name))
-        return max(numbers, default=-1) == number
-
-    def _exists(self, key: FileKey) -> bool:
-        return os.path.lexists(self._roots.path(key))
-
-    async def _freeze(self, job: Job, live: Path) -> None:
-        """Freeze now what could not be frozen at the event."""
-        [made] = await anyio.to_thread.run_sync(
-            self._staging.freeze, [live], abandon_on_cancel=True
-        )
-        if made is None:
-            raise SourceGone("freeze", job.key, "the file is gone")
-        job.staged, job.begun, job.content = made.staged, made.begun, made.content
-        job.size_bytes, job.digest = made.size_bytes, made.digest
-        if job.needs is not None:  # it may point further by now than it did then
-            job.needs, job.needs_bytes = await anyio.to_thread.run_sync(
-                points_to, self._roots, job, made.content or self._staging.path(made.staged)
-            )
-        await self._journal.save(job)
-        faults.point("job-frozen")
-        if self._scheduler.waits_for(job) is not None:
-            raise Postponed
-
     async def _prove(self, job: Job, source: Path, remote: Remote | None) -> None:
         """The store's own words must be ours, and the live file still what was stored."""
         if remote is None:
@@ -377,11 +293,6 @@ def _refuse_older(job: Job, known: LedgerEntry | None) -> None:
     if job.size_bytes < known.size_bytes:
         detail = f"it has {job.size_bytes} bytes, but {known.size_bytes} are stored already"
         raise Conflict("store", job.key, detail)
-
-
-def _blank(job: Job) -> bool:
-    """Whether the content is no more than a header (0-db: index 29 bytes, data 28 bytes)."""
-    return job.key.kind is not Kind.NAMESPACE and (job.size_bytes or 0) <= HEADER_BYTES
 
 
 def _same(job: Job, remote: Remote | None) -> bool:

@@ -12,20 +12,18 @@ file that brings the store down cannot keep the others from proving that it is u
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
 from hookd import faults
-from hookd.attempt import Attempts, Outdated, Postponed, Unannounced
+from hookd.attempt import Attempts, Outdated, Unannounced
 from hookd.backoff import Backoff
+from hookd.departures import JOURNAL_AGAIN_S, Departures
 from hookd.errors import (
     Conflict,
     JournalError,
@@ -39,6 +37,7 @@ from hookd.journal import Job, JobState, Journal, LedgerEntry
 from hookd.log import get
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
+from hookd.source import Postponed
 from hookd.stores.base import Store
 
 log = get("dispatcher")
@@ -48,9 +47,6 @@ QUARANTINE_AFTER = 3
 
 PROBE_GAP_S = 0.1
 """The job that failed as the store went down comes later than the next probe, so that is another's."""
-
-JOURNAL_AGAIN_S = 1.0
-"""How long until a journal that could not be written is tried again."""
 
 HURRY_UP_TO_ATTEMPTS = 3
 """Jobs that failed more often keep their own backoff when the store comes back."""
@@ -83,13 +79,9 @@ class Counts:
     last_error: dict[str, str] = field(default_factory=dict)
     """Error class → newest text."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Disowned:
-    """Why a running job is given up, and who wants to know when it has ended."""
-
-    reason: str
-    ended: Callable[[], None]
+    def add_superseded(self, jobs: int) -> None:
+        """So many jobs gave way to newer ones."""
+        self.superseded += jobs
 
 
 class Dispatcher:
@@ -117,8 +109,6 @@ class Dispatcher:
         self._scheduler = scheduler
         self._journal = journal
         self._store = store
-        self._staging = staging
-        self._roots = roots
         # One more than the store takes at once: it reads and hashes the next file meanwhile.
         self._workers = min(workers, store.concurrency + (0 if store.proves_copies else 1))
         self._attempts = Attempts(
@@ -135,11 +125,6 @@ class Dispatcher:
         self._clock = clock
         self._changed = changed
         self._wake = anyio.Event()
-        self._tasks: set[asyncio.Future[None]] = set()
-        self._disowned: dict[int, _Disowned] = {}
-        """Running jobs whose namespace was deleted."""
-        self._leaving: dict[int, Job] = {}
-        """Jobs that have left the line while their rows are open still: a restart brings them back."""
         self.running = 0
         self.moved_at = clock()
         """When a job last started or ended."""
@@ -148,6 +133,14 @@ class Dispatcher:
         self.paused = False
         self.store_state = StoreState()
         self.counts = Counts()
+        self.departures = Departures(
+            scheduler=scheduler,
+            journal=journal,
+            staging=staging,
+            roots=roots,
+            wake=self.wake,
+            superseded=self.counts.add_superseded,
+        )
 
     @property
     def already_there(self) -> int:
@@ -213,11 +206,11 @@ class Dispatcher:
             except Postponed:
                 await self._not_yet(job)
             except Unannounced as error:
-                if job.id not in self._disowned:  # else they are of another namespace of that name
+                if not self.departures.is_disowned(job):  # else they are of its successor
                     await self._announce(error.keys)
                 await self._not_yet(job)
             except Outdated:
-                await self._outdated(job)
+                await self.departures.outdated(job)
             except StoreError as error:
                 await self._failed(job, error)
             else:
@@ -233,8 +226,8 @@ class Dispatcher:
         finally:
             self.running -= 1
             self.moved_at = self._clock()
-            if self._scheduler.get(job.id) is not job and job.id in self._disowned:
-                self._disowned.pop(job.id).ended()
+            if self._scheduler.get(job.id) is not job:
+                self.departures.ended(job)
             self.wake()
 
     def _run_again(self, job: Job) -> None:
@@ -244,8 +237,8 @@ class Dispatcher:
     async def _not_yet(self, job: Job) -> None:
         """It has to wait for another file. For one of a deleted namespace nothing would ever come."""
         job.state = JobState.PENDING
-        if (disowned := self._disowned.get(job.id)) is not None:
-            await self._withdraw(job, disowned.reason)
+        if (reason := self.departures.why_disowned(job)) is not None:
+            await self.departures.give_up(job, reason)
         else:
             self._scheduler.release(job)
 
@@ -261,23 +254,23 @@ class Dispatcher:
 
     async def _settled(self, job: Job, entry: LedgerEntry) -> None:
         job.error = job.error_class = None
-        disowned = job.id in self._disowned
+        disowned = self.departures.is_disowned(job)
         await self._journal.settle(job, entry, retired=disowned)
         faults.point("settled")
-        if job.id in self._disowned and not disowned:  # while it was being committed
+        if self.departures.is_disowned(job) and not disowned:  # while it was being committed
             await self._journal.retire_file(job.key)
         job.state = JobState.SETTLED
-        if job.id not in self._disowned:
+        if not self.departures.is_disowned(job):
             self._scheduler.remote(job.key, entry.size_bytes)
             if older := self._scheduler.outdated(job):
-                self._supersede(older, job)
+                self.departures.supersede(older, job)
         self._scheduler.finished(job)
         self._changed()
         self.counts.settled_files += 1
         self.counts.settled_bytes += entry.size_bytes
         await self._store_answered()
         log.info("stored", file=str(job.key), bytes=entry.size_bytes, attempts=job.attempts)
-        await self._drop_snapshot(job)
+        await self.departures.drop_snapshot(job)
         faults.point("staged-removed")
 
     async def _store_answered(self) -> None:
@@ -308,13 +301,14 @@ class Dispatcher:
         quarantined = error.permanent and (
             job.refusals >= QUARANTINE_AFTER or isinstance(error, Conflict | NamespaceHeld)
         )
-        if (disowned := self._disowned.get(job.id)) is not None:
+        if (reason := self.departures.why_disowned(job)) is not None:
             job.state = JobState.PENDING
-            await self._withdraw(job, disowned.reason)
+            await self.departures.give_up(job, reason)
             return
-        if quarantined and isinstance(error, SourceGone) and await self._went_with_it(job):
+        gone = quarantined and isinstance(error, SourceGone)
+        if gone and await self.departures.went_with_it(job):
             job.state = JobState.PENDING
-            await self._withdraw(job, "zdb deleted the namespace that had it")
+            await self.departures.give_up(job, "zdb deleted the namespace that had it")
             return
         if quarantined:
             newer = self._scheduler.quarantine(job)
@@ -324,7 +318,7 @@ class Dispatcher:
                 wait_s = max(wait_s, self.store_state.next_try - now + PROBE_GAP_S)
             newer = self._scheduler.retry_at(job, now + wait_s)
         if newer is not None:
-            self._supersede([job], newer)
+            self.departures.supersede([job], newer)
             return
         try:
             await self._journal.save(job)
@@ -335,22 +329,6 @@ class Dispatcher:
             log.error("quarantined", file=str(job.key), error=str(error), attempts=job.attempts)
         elif not isinstance(error, StoreUnreachable):
             log.warning("will retry", file=str(job.key), error=str(error), attempts=job.attempts)
-
-    async def _went_with_it(self, job: Job) -> bool:
-        """Whether the file was of a namespace whose deletion was heard of before this event.
-
-        Nobody has a file of such a number: zdb removes none but all at once, and a data file that was
-        evicted has an index after it.
-        """
-        if not await self._journal.was_retired(job.key):
-            return False
-        return await anyio.to_thread.run_sync(self._is_beyond, job.key)
-
-    def _is_beyond(self, key: FileKey) -> bool:
-        """Whether the namespace on disk ends before this file. Blocking."""
-        roots, name = self._roots, key.namespace
-        here = [*roots.numbers(Kind.INDEX, name), *roots.numbers(Kind.DATA, name)]
-        return all(number < key.number for number in here) or not here
 
     def _store_down(self, error: StoreUnreachable, now: float) -> None:
         state = self.store_state
@@ -372,61 +350,10 @@ class Dispatcher:
         now = self._clock()
         for job in jobs:
             if newer := self._scheduler.covered(job):
-                self._supersede([job], newer)
+                self.departures.supersede([job], newer)
             elif gone := self._scheduler.add(job, now):
-                self._supersede(gone, job)
+                self.departures.supersede(gone, job)
         self.wake()
-
-    @property
-    def unkept(self) -> int:
-        """How often jobs left the line and the journal does not say so yet."""
-        return len(self._tasks)
-
-    def _supersede(self, gone: list[Job], newer: Job) -> None:
-        self.counts.superseded += len(gone)
-        self._leaving.update({job.id: job for job in gone})
-        self._soon(self._supersede_soon(gone, newer))
-
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        """Nobody waits for it but the drain."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _supersede_soon(self, gone: list[Job], newer: Job) -> None:
-        """`gone` have left the line. Their snapshots stay until that is durable: after a restart
-        the rows are open again, and `Outdated` if `newer` was stored meanwhile.
-        """
-        try:
-            await self._journal.supersede(gone, newer)
-        except JournalError as error:
-            log.error("superseding not kept", file=str(newer.key), error=str(error))
-            ids = [job.id for job in gone]
-            await self._move_later(ids, JobState.SUPERSEDED, f"by job {newer.id}")
-        for job in gone:
-            self._leaving.pop(job.id, None)
-        for job in gone:
-            await self._drop_snapshot(job)
-
-    async def _move_later(self, ids: list[int], state: JobState, note: str) -> None:
-        """Once the journal can be written again. A newer job may be settled by then: its row stays."""
-        while True:
-            await anyio.sleep(JOURNAL_AGAIN_S)
-            with contextlib.suppress(JournalError):
-                await self._journal.move(ids, state, note)
-                return
-
-    async def _outdated(self, job: Job) -> None:
-        self._scheduler.finished(job)
-        self.counts.superseded += 1
-        self._leaving[job.id] = job
-        await self._journal.move([job.id], JobState.SUPERSEDED, "a newer one was stored")
-        self._leaving.pop(job.id, None)
-        await self._drop_snapshot(job)
-
-    async def _drop_snapshot(self, job: Job) -> None:
-        if job.staged is not None:
-            await anyio.to_thread.run_sync(self._staging.remove, [job.staged])
 
     async def retry(self, job: Job) -> None:
         """An administrator's retry: at once, attempts counted anew."""
@@ -436,66 +363,6 @@ class Dispatcher:
         self._scheduler.release(job)
         await self._journal.save(job)
         self.store_state.next_try = self._clock()
-        self.wake()
-
-    async def withdraw(self, job: Job, reason: str) -> None:
-        """Somebody gave the job up for `reason`; the row says so."""
-        if job.state is JobState.RUNNING:
-            return
-        self._scheduler.give_up(job.key)
-        await self._withdraw(job, reason)
-
-    async def disown(
-        self,
-        namespace: str,
-        reason: str,
-        *,
-        retire: bool = False,
-        ended: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Every job of the namespace is given up. A running one ends first, and what it stores counts
-        as of a deleted namespace; should we die before that, it is not begun again.
-
-        `retire`: what is proven of the namespace is nobody's from the same moment on. `ended` is called
-        after each of those: until then they stood for the files of their names.
-        """
-        jobs = [job for job in self._scheduler if job.key.namespace == namespace]
-        idle = [job for job in jobs if job.state is not JobState.RUNNING]
-        for job in jobs:  # all at once: none of them may be begun meanwhile
-            if job.state is JobState.RUNNING:
-                self._disowned[job.id] = _Disowned(reason, ended)
-        for job in idle:
-            job.state = JobState.WITHDRAWN
-            self._scheduler.finished(job)
-        # and those that nobody would stand for any more, should they come back
-        leaving = [job for job in self._leaving.values() if job.key.namespace == namespace]
-        ids = [job.id for job in (*jobs, *leaving)]
-        for job in idle:
-            log.warning("withdrawn", file=str(job.key), reason=reason)
-        try:
-            if retire:
-                await self._journal.withdraw(namespace, ids, reason)
-                self._scheduler.retire(namespace)
-            else:
-                await self._journal.move(ids, JobState.WITHDRAWN, reason)
-        except JournalError:
-            self._soon(self._disown_later(ids, idle, reason))
-            raise
-        for job in idle:
-            await self._drop_snapshot(job)
-        self.wake()
-
-    async def _disown_later(self, ids: list[int], idle: list[Job], reason: str) -> None:
-        await self._move_later(ids, JobState.WITHDRAWN, reason)
-        for job in idle:
-            await self._drop_snapshot(job)
-
-    async def _withdraw(self, job: Job, reason: str) -> None:
-        job.state = JobState.WITHDRAWN
-        self._scheduler.finished(job)
-        await self._journal.move([job.id], JobState.WITHDRAWN, reason)
-        await self._drop_snapshot(job)
-        log.warning("withdrawn", file=str(job.key), reason=reason)
         self.wake()
 
 

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from hookd.errors import HookdError
 from hookd.files import NAMESPACE_FILE
@@ -172,47 +173,57 @@ def age_of(content: bytes, other: bytes) -> Age:
     Entries are appended; one that is rewritten in place keeps its id and then points further on (another
     data file, a later offset), or is flagged as deleted (0-db libzdb/index_set.c, index_delete).
     """
+    _own_data(content), _own_data(other)
     if content[_NUMBER_AT:HEADER_BYTES] != other[_NUMBER_AT:HEADER_BYTES]:
-        _entries(content), _entries(other)
         return Age.APART
-    ours, theirs = _entries(content), _entries(other)
+    ours, theirs = list(_walk(content)), list(_walk(other))
     newer, older = len(ours) > len(theirs), len(ours) < len(theirs)
     for mine, its in zip(ours, theirs, strict=False):
         if mine == its:
             continue
-        (one, place, flags, value), (another, its_place, its_flags, its_value) = mine, its
-        if one != another or (place == its_place and value != its_value):
+        if mine.id != its.id or (mine.place == its.place and mine.value != its.value):
             return Age.APART
-        if place == its_place:
-            newer |= bool(flags & ~its_flags)
-            older |= bool(its_flags & ~flags)
-        else:
-            newer |= place > its_place
-            older |= place < its_place
+        newer |= _is_older(its, mine)
+        older |= _is_older(mine, its)
     if newer and older:
         return Age.APART
     return Age.OLDER if older else Age.NEWER
 
 
-_Entry = tuple[bytes, tuple[int, int], int, tuple[int, int]]
-"""id, (data file, offset), flags, (length, crc)."""
+class _Entry(NamedTuple):
+    """One entry of an index file."""
+
+    at: int
+    """Where it begins."""
+    id: bytes
+    place: tuple[int, int]
+    """Data file and offset."""
+    flags: int
+    value: tuple[int, int]
+    """Length and checksum."""
 
 
-def _entries(content: bytes) -> list[_Entry]:
-    """Every whole entry. Raises NotAnIndex."""
-    if len(content) < HEADER_BYTES or content[:4] != _MAGIC:
-        raise NotAnIndex(f"{len(content)} bytes without an index header")
-    found: list[_Entry] = []
+def _walk(content: bytes) -> Iterator[_Entry]:
+    """Every whole entry."""
     position = HEADER_BYTES
     while position + _ITEM.size <= len(content):
         idlength, offset, length, _, flags, dataid, _, crc, *_ = _ITEM.unpack_from(
             content, position
         )
-        start, position = position + _ITEM.size, position + _ITEM.size + idlength
+        at, start = position, position + _ITEM.size
+        position = start + idlength
         if position > len(content):
-            break
-        found.append((content[start:position], (dataid, offset), flags, (length, crc)))
-    return found
+            return
+        yield _Entry(at, content[start:position], (dataid, offset), flags, (length, crc))
+
+
+def _is_older(one: _Entry, other: _Entry) -> bool:
+    """Of two versions of an entry: zdb appends values, so one that it rewrites points further on, and
+    what it flagged as deleted stays so. Timestamps tell nothing: a SET may bring its own.
+    """
+    if one.place != other.place:
+        return one.place < other.place
+    return bool(other.flags & ~one.flags & _DELETED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,39 +241,21 @@ def pointers_into(content: bytes, number: int) -> Iterator[Pointer]:
     points into dN, as for `reach_of`. Raises NotAnIndex.
     """
     own = _own_data(content)
-    position = HEADER_BYTES
-    while position + _ITEM.size <= len(content):
-        idlength, offset, length, _, flags, dataid, _, crc, *_ = _ITEM.unpack_from(
-            content, position
-        )
-        start, position = position + _ITEM.size, position + _ITEM.size + idlength
-        if position > len(content):
-            return
-        if (dataid if own is None else own) == number and not flags & _DELETED:
-            yield Pointer(content[start:position], offset, length, crc)
+    for entry in _walk(content):
+        data, offset = entry.place
+        if (data if own is None else own) == number and not entry.flags & _DELETED:
+            yield Pointer(entry.id, offset, *entry.value)
 
 
 def older_at(content: bytes, other: bytes) -> int | None:
     """Where an entry of the index file `content` begins that is older than it is in `other`, a file of
     that name; None if none is, or the two are of different namespaces. Neither is damaged.
-
-    zdb appends values, so an entry that it rewrites points further on, and what it flagged as deleted
-    stays so. Timestamps tell nothing: a SET may bring its own.
     """
-    position, last = HEADER_BYTES, min(len(content), len(other)) - _ITEM.size
-    while position <= last:
-        here, there = (_ITEM.unpack_from(each, position) for each in (content, other))
-        if here[0] != there[0]:
+    for mine, its in zip(_walk(content), _walk(other), strict=False):
+        if mine.id != its.id:
             return None
-        start, end = position + _ITEM.size, position + _ITEM.size + here[0]
-        if content[start:end] != other[start:end]:
-            return None
-        place_here, place_there = (here[5], here[1]), (there[5], there[1])
-        if place_here < place_there:
-            return position
-        if place_here == place_there and there[4] & ~here[4] & _DELETED:
-            return position
-        position = end
+        if _is_older(mine, its):
+            return mine.at
     return None
 
 

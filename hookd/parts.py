@@ -45,7 +45,15 @@ from hookd.scanner import Scanner
 from hookd.scheduler import Scheduler
 from hookd.snapshot import ORPHANED, Staging
 from hookd.sockets import allowed_uids, listen
-from hookd.startup import Loaded, kept_out, recognise, texts
+from hookd.startup import (
+    Loaded,
+    awaited,
+    claim_spool,
+    kept_out,
+    known_store,
+    recognise,
+    texts,
+)
 from hookd.stores import open_store
 from hookd.stores.base import Store
 from hookd.stores.zstor_blind import BlindWatch, watch_of
@@ -118,6 +126,7 @@ def assemble(
     `retrieving` says whether zdb waits for a data file. `scanner` gets these parts afterwards. Raises
     UserError with one line.
     """
+    claim_spool(config, loaded)
     roots = Roots(config.zdb.index, config.zdb.data)
     lost = staging.open(
         [job.staged for job in loaded.jobs if job.staged],
@@ -125,8 +134,10 @@ def assemble(
         keep_unknown=loaded.blank,
     )
     notices = list(config.warnings())
-    store, warnings = open_store(config, roots)
+    store, warnings = open_store(config, roots, known=known_store(loaded.meta, loaded.ledger))
     recognise(store, loaded.meta, loaded.ledger, config.journal.path)
+    if reason := awaited(store):
+        log.warning("the store is waited for", reason=reason)
     notices.extend(warnings)
     if rebuilt:
         notices.append(f"the journal was damaged; it was moved to {rebuilt} and rebuilt")
@@ -202,7 +213,7 @@ def assemble(
         backoff=backoff(cap_s=5.0),
         private=config.staging_path,
         takes=texts(loaded.meta, "takes"),
-        disown=dispatcher.disown,
+        disown=dispatcher.departures.disown,
     )
     admission = Admission(
         journal=journal,

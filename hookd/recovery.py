@@ -12,7 +12,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from hookd.log import get
 from hookd.restore.belongs import belongs
 from hookd.restore.ends import Ends
 from hookd.restore.fit import too_short
+from hookd.restore.growth import Growth
 from hookd.restore.place import check, put_in_place
 from hookd.scheduler import Scheduler
 from hookd.snapshot import RETRIEVES, Staging
@@ -80,6 +82,13 @@ class Retriever:
         self._newest_asked: dict[str, int] = {}
         self._ahead: asyncio.Task[None] | None = None
         self._ahead_key: FileKey | None = None
+        self._yielding: dict[FileKey, anyio.CancelScope] = {}
+        self._stopped = False
+        self.asked = 0
+        """Retrieves under way that zdb waits for."""
+        self.growth = Growth()
+        """What is here of files on their way."""
+        self._wanted: dict[FileKey, int] = {}
         self.prefetched = 0
         self.retrieved = 0
         self.failed = 0
@@ -90,34 +99,75 @@ class Retriever:
         """Files that are being brought back now."""
         return self._locks.keys()
 
+    def arriving(self) -> dict[FileKey, tuple[int, int | None]]:
+        """(bytes here, of how many) of files that take longer than a second; None: nobody knows."""
+        found = self.growth.bytes.items()
+        return {key: (size, self._wanted.get(key)) for key, size in found}
+
     async def retrieve(self, key: FileKey) -> Answer:
         """The file is where zdb looks for it (0), or one line why not (1)."""
         self._give_way(key)
-        lock = self._locks.setdefault(key, anyio.Lock())
         started = time.monotonic()
-        async with lock:
-            try:
+        self.asked += 1
+        try:
+            async with self._alone(key):
                 await self._until_deadline(key)
-            except (StoreError, NoRoom, OSError, JournalError) as error:
-                self.failed += 1
-                self.last_error = f"{key}: {error}"
-                log.error("not retrieved", file=str(key), error=str(error))
-                return Answer(1, f"{key} cannot be retrieved: {error}")
-            finally:
-                if not lock.statistics().tasks_waiting:
-                    self._locks.pop(key, None)
+        except (StoreError, NoRoom, OSError, JournalError) as error:
+            self.failed += 1
+            self.last_error = f"{key}: {error}"
+            log.error("not retrieved", file=str(key), error=str(error))
+            return Answer(1, f"{key} cannot be retrieved: {error}")
+        finally:
+            self.asked -= 1
         self.retrieved += 1
         took = round(time.monotonic() - started, 3)
         log.info("retrieved", file=str(key), seconds=took)
         self._look_ahead(key)
         return Answer(0, "")
 
+    @asynccontextmanager
+    async def _alone(self, key: FileKey) -> AsyncIterator[None]:
+        """Nobody else brings that file meanwhile."""
+        lock = self._locks.setdefault(key, anyio.Lock())
+        async with lock:
+            try:
+                yield
+            finally:
+                if not lock.statistics().tasks_waiting:
+                    self._locks.pop(key, None)
+
     # -- ahead ---------------------------------------------------------------------------------
+
+    async def bring(self, key: FileKey) -> bool:
+        """A sealed data file that zdb does not wait for; False where it gave way to one that it does.
+
+        Not placed if the namespace was deleted meanwhile. Raises StoreError, NoRoom, OSError,
+        TimeoutError, JournalError.
+        """
+        if self._stopped:
+            raise StoreUnreachable("get", key, "hookd stops")
+        with anyio.CancelScope() as scope:
+            self._yielding[key] = scope
+            try:
+                await self._quietly(key)
+                return True
+            finally:
+                self._yielding.pop(key, None)
+        return False
+
+    async def _quietly(self, key: FileKey) -> None:
+        sealed = self._roots.path(index_key(key.namespace, key.number + 1))
+        async with self._alone(key):
+            with anyio.fail_after(self._deadline_s):
+                await self._once(key, still_wanted=sealed.exists)
 
     def _give_way(self, key: FileKey) -> None:
         """What zdb waits for comes before what it may want next."""
         if self._ahead is not None and self._ahead_key != key:
             self._ahead.cancel()
+        for other, scope in self._yielding.items():
+            if other != key:
+                scope.cancel()
 
     def _look_ahead(self, key: FileKey) -> None:
         before = self._newest_asked.get(key.namespace)
@@ -134,12 +184,9 @@ class Retriever:
             live = self._roots.path(wanted)
             if not sealed.exists() or live.exists():
                 continue
-            lock = self._locks.setdefault(wanted, anyio.Lock())
             self._ahead_key = wanted
             try:
-                async with lock:
-                    with anyio.fail_after(self._deadline_s):
-                        await self._once(wanted, still_wanted=sealed.exists)
+                await self._quietly(wanted)
                 self.prefetched += 1
                 self._newest_asked[key.namespace] = number
             except (StoreError, NoRoom, OSError, TimeoutError, JournalError) as error:
@@ -147,13 +194,14 @@ class Retriever:
                 return
             finally:
                 self._ahead_key = None
-                if not lock.statistics().tasks_waiting:
-                    self._locks.pop(wanted, None)
 
     def stop(self) -> None:
-        """Fetch nothing more ahead."""
+        """Fetch nothing more that zdb does not wait for."""
+        self._stopped = True
         if self._ahead is not None:
             self._ahead.cancel()
+        for scope in self._yielding.values():
+            scope.cancel()
 
     # -- one file ------------------------------------------------------------------------------
 
@@ -195,7 +243,10 @@ class Retriever:
             anyio.to_thread.run_sync(self._ends.of, key, abandon_on_cancel=True)
         )
         try:
-            expected = await self._newest(key, target, known)
+            if known is not None:
+                self._wanted[key] = known.size_bytes
+            async with self.growth.watch(key, target):
+                expected = await self._newest(key, target, known)
             faults.point("retrieve-staged")
             size = await anyio.to_thread.run_sync(check, key, target, expected)
             faults.point("retrieve-verified")
@@ -210,6 +261,7 @@ class Retriever:
             await anyio.to_thread.run_sync(place)
             faults.point("retrieve-linked")
         finally:
+            self._wanted.pop(key, None)
             reading.cancel()
             # not awaited in a cancelled scope: a leftover is removed at the next start
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,8 @@ The rules, in order of weight:
 2. *Data first, old indexes last*: a job that needs data file N runs only when no job for a data file
    ≤ N of its namespace is open, and dN is known to be remote with at least the length it had at the
    snapshot. An index older than N (zdb rewrote it to point into dN) also waits until iN is remote, as
-   it was acknowledged before it.
+   it was acknowledged before it. An index that is not remote in any version waits for the older ones of
+   which that is true too, but for those that wait for a newer one (`order`).
 3. *Newest wins*: a new snapshot takes the place (and the turn) of older ones of its file, except of
    one that has waited `supersede_within_s` and never failed. That one keeps its turn: else a file
    that is rewritten faster than the store drains would never be stored at all. A snapshot is never
@@ -17,54 +18,28 @@ The rules, in order of weight:
 4. *Oldest first*: what may run, runs by turn. A failed job waits out its backoff aside, so it holds
    up nobody but the indexes that point into it.
 
-Weakness: rule 2 counts a quarantined data file as open, so its namespace's later indexes wait until
-somebody retries or skips it. The alternative would publish an index that points at nothing.
+Weakness: rule 2 counts a quarantined file as open, so its namespace's later indexes wait until somebody
+retries or skips it. The alternative would publish an index that points at nothing, or one without its
+predecessor, for which a restore is refused.
 
 Costs: every call is O(log n) amortised; a job that rule 2 holds back is touched again only when the
-lowest open data file of its namespace moves, or when the very file that it waits for was stored.
+lowest open data file of its namespace moves, or when the very file that it waits for was stored or is
+held back itself.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from hookd.files import FileKey, Kind
 from hookd.journal.records import Job, JobState
+from hookd.order import Order
 
 SUPERSEDE_WITHIN_S = 30.0
 
-
-@dataclass(slots=True)
-class _Namespace:
-    """What rule 2 needs to know of one namespace."""
-
-    open_data: dict[int, int] = field(default_factory=dict)
-    """Data file number → open jobs for it."""
-    lowest: list[int] = field(default_factory=list)
-    """Heap over `open_data`'s keys; closed ones are dropped when they surface."""
-    remote: dict[int, int] = field(default_factory=dict)
-    """Data file number → proven remote length in bytes."""
-    indexes: set[int] = field(default_factory=set)
-    """Numbers of the index files that are remote in some version."""
-    newest_index: int | None = None
-    """The highest of them."""
-    waiting: list[tuple[int, int, Job]] = field(default_factory=list)
-    """Heap of (needs, id, job) that an open data file holds back."""
-    short: dict[FileKey, list[Job]] = field(default_factory=dict)
-    """File → jobs that wait for it: for a data file to be remote in full, for an index to be."""
-    checked: int = 0
-    """Every data file below this number was found to be remote as long as it is here."""
-    indexes_up_to: int = 0
-    """Every index file below this number is remote in some version."""
-    given_up: set[int] = field(default_factory=set)
-    """Numbers of data files that somebody decided not to store."""
-
-    def lowest_open(self) -> int | None:
-        while self.lowest and self.lowest[0] not in self.open_data:
-            heapq.heappop(self.lowest)
-        return self.lowest[0] if self.lowest else None
+HELD_BACK = frozenset({"waiting", "short", "behind"})
+"""Places of jobs that cannot go before another one is done."""
 
 
 class Scheduler:
@@ -74,7 +49,9 @@ class Scheduler:
         self._supersede_within_s = supersede_within_s
         self._jobs: dict[int, Job] = {}
         self._files: dict[FileKey, list[Job]] = {}
-        self._namespaces: dict[str, _Namespace] = {}
+        self._orders: dict[str, Order] = {}
+        self._stirred: set[FileKey] = set()
+        """Index files that went first, and do not since those that wait for them were placed."""
         self._ready: list[tuple[int, int, Job]] = []
         self._later: list[tuple[float, int, int, Job]] = []
 
@@ -82,23 +59,15 @@ class Scheduler:
 
     def remote(self, key: FileKey, size_bytes: int) -> None:
         """`key` is proven remote with this length (the ledger, at start and at each settling)."""
-        space = self._space(key.namespace)
-        if key.kind is Kind.DATA:
-            space.remote[key.number] = size_bytes
-        elif key.kind is Kind.INDEX:
-            space.indexes.add(key.number)
-            space.newest_index = max(space.newest_index or 0, key.number)
+        self._order(key.namespace).proven(key, size_bytes)
         self._look_again(key)
 
     def retire(self, namespace: str) -> None:
         """The namespace was deleted: what is remote says nothing about files to come."""
-        space = self._space(namespace)
-        space.remote.clear()
-        space.indexes.clear()
-        space.newest_index = None
-        space.indexes_up_to = 0
-        space.checked = 0
-        space.given_up.clear()
+        self._order(namespace).retire()
+        for key in self._files:
+            if key.namespace == namespace and key.kind is Kind.INDEX:
+                self._weigh(key)
 
     def add(self, job: Job, now: float) -> list[Job]:
         """A committed job joins; returns those it supersedes (rule 3), already forgotten here."""
@@ -112,9 +81,7 @@ class Scheduler:
         line.insert(at, job)
         if at == 0 and len(line) > 1 and line[1].state is JobState.PENDING:
             line[1].place = "behind"
-        if job.key.kind is Kind.DATA:
-            self._count_data(job, 1)
-            self._space(job.key.namespace).given_up.discard(job.key.number)
+        self._order(job.key.namespace).opened(job.key)
         for old in gone:
             self._replace(old, job)
         self._place(job)
@@ -169,12 +136,14 @@ class Scheduler:
         """The job that is next, now RUNNING, or None if nothing may run."""
         while (due := self.next_due()) is not None and due <= now:
             self._place(heapq.heappop(self._later)[-1])
+        self._settle_stirred()
         while self._ready:
             job = heapq.heappop(self._ready)[-1]
             if job.place != "ready":
                 continue
             if self.waits_for(job) is not None:  # a data file was announced since
                 self._place(job)
+                self._settle_stirred()
                 continue
             job.state = JobState.RUNNING
             job.place = "running"
@@ -212,14 +181,13 @@ class Scheduler:
 
     def give_up(self, key: FileKey) -> None:
         """Somebody decided that the file is not stored: indexes do not ask for it any more."""
-        if key.kind is Kind.DATA:
-            self._space(key.namespace).given_up.add(key.number)
+        self._order(key.namespace).give_up(key)
 
     def checked(self, job: Job) -> None:
         """All of `unchecked(job)` was found to be remote as long as it is here."""
         assert job.needs is not None
-        space = self._space(job.key.namespace)
-        space.checked = max(space.checked, job.needs)
+        order = self._order(job.key.namespace)
+        order.checked = max(order.checked, job.needs)
 
     def retry_at(self, job: Job, due: float) -> Job | None:
         """Failed for now: PENDING again and aside until `due`.
@@ -278,7 +246,7 @@ class Scheduler:
     def waiting_snapshots(self) -> Iterator[Job]:
         """Jobs with a snapshot that cannot go before another file is stored, the youngest first."""
         for job in reversed(self._jobs.values()):
-            if job.staged is not None and job.place in ("waiting", "short", "behind"):
+            if job.staged is not None and job.place in HELD_BACK:
                 yield job
 
     # -- what can be seen ----------------------------------------------------------------------
@@ -303,53 +271,32 @@ class Scheduler:
 
     def remote_bytes(self, key: FileKey) -> int:
         """The length that a data file is proven to have in the store, 0 if it is not there."""
-        space = self._namespaces.get(key.namespace)
-        return 0 if space is None else space.remote.get(key.number, 0)
+        order = self._orders.get(key.namespace)
+        return 0 if order is None else order.remote.get(key.number, 0)
 
     def is_remote(self, key: FileKey) -> bool:
         """Whether a data or index file is in the store in some version."""
-        space = self._namespaces.get(key.namespace)
-        if space is None:
-            return False
-        return key.number in (space.remote if key.kind is Kind.DATA else space.indexes)
+        order = self._orders.get(key.namespace)
+        return order is not None and order.is_remote(key)
 
     def newest_remote_index(self, namespace: str) -> int | None:
         """The number of the newest index file that is in the store in some version."""
-        space = self._namespaces.get(namespace)
-        return None if space is None else space.newest_index
+        order = self._orders.get(namespace)
+        return None if order is None else order.newest_index
 
     def remote_data(self, namespace: str) -> Mapping[int, int]:
         """Data file number → length that is proven remote; not a copy."""
-        space = self._namespaces.get(namespace)
-        return {} if space is None else space.remote
+        order = self._orders.get(namespace)
+        return {} if order is None else order.remote
 
     def not_remote(self, kind: Kind, namespace: str, numbers: Iterable[int]) -> list[int]:
         """Which of these data or index files are not remote in any version, nor given up."""
-        space = self._namespaces.get(namespace)
-        if space is None:
-            return list(numbers)
-        if kind is Kind.INDEX:
-            return [number for number in numbers if number not in space.indexes]
-        known, given_up = space.remote, space.given_up
-        return [n for n in numbers if n not in known and n not in given_up]
+        order = self._orders.get(namespace)
+        return list(numbers) if order is None else order.not_remote(kind, numbers)
 
     def waits_for(self, job: Job) -> FileKey | None:
         """The data file, or the newer index, that holds a job back (rule 2), or None."""
-        if job.needs is None:
-            return None
-        space = self._space(job.key.namespace)
-        lowest = space.lowest_open()
-        if lowest is not None and lowest <= job.needs:
-            return FileKey(Kind.DATA, job.key.namespace, lowest)
-        if space.remote.get(job.needs, 0) < job.needs_bytes:
-            return FileKey(Kind.DATA, job.key.namespace, job.needs)
-        if job.key.kind is Kind.INDEX and job.key.number < job.needs:
-            newest = FileKey(Kind.INDEX, job.key.namespace, job.needs)
-            if job.needs not in space.indexes:
-                return newest
-            if any(other.turn < job.id for other in self._files.get(newest, ())):
-                return newest
-        return None
+        return self._order(job.key.namespace).obstacle(job, self._files)
 
     def unchecked(self, job: Job) -> list[tuple[FileKey, int]]:
         """(data file, proven remote length or 0) of those before the newest that an index needs.
@@ -357,34 +304,23 @@ class Scheduler:
         Rule 2 looks at what was announced. An announcement may have been lost with its shim, or
         still lie in the spool, so whoever can see the disk compares these lengths with it.
         """
-        space = self._space(job.key.namespace)
-        return [
-            (FileKey(Kind.DATA, job.key.namespace, number), space.remote.get(number, 0))
-            for number in range(space.checked, job.needs or 0)
-            if number not in space.given_up
-        ]
+        return self._order(job.key.namespace).unchecked(job.needs or 0)
 
     def indexes_before(self, job: Job) -> list[FileKey]:
         """Index files older than the one of `job` that are not remote in any version."""
-        space = self._space(job.key.namespace)
-        while space.indexes_up_to in space.indexes:
-            space.indexes_up_to += 1
-        return [
-            FileKey(Kind.INDEX, job.key.namespace, number)
-            for number in range(space.indexes_up_to, job.key.number)
-            if number not in space.indexes
-        ]
+        return self._order(job.key.namespace).indexes_before(job.key.number)
 
     def stuck(self) -> bool:
         """Whether nothing runs, and nothing will without help from outside."""
+        self._settle_stirred()
         return not any(job.place in ("running", "later", "ready") for job in self)
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _space(self, namespace: str) -> _Namespace:
-        found = self._namespaces.get(namespace)
+    def _order(self, namespace: str) -> Order:
+        found = self._orders.get(namespace)
         if found is None:
-            found = self._namespaces[namespace] = _Namespace()
+            found = self._orders[namespace] = Order(namespace)
         return found
 
     def _place(self, job: Job) -> None:
@@ -394,55 +330,48 @@ class Scheduler:
         if self._files[job.key][0] is not job:
             job.place = "behind"
             return
+        if job.key.kind is Kind.INDEX:
+            self._weigh(job.key)
         obstacle = self.waits_for(job)
         if obstacle is None:
             job.place = "ready"
             heapq.heappush(self._ready, (job.turn, job.id, job))
             return
-        assert job.needs is not None
-        space = self._space(job.key.namespace)
-        if obstacle.kind is Kind.DATA and obstacle.number in space.open_data:
-            job.place = "waiting"
-            heapq.heappush(space.waiting, (job.needs, job.id, job))
-        else:
-            job.place = "short"
-            space.short.setdefault(obstacle, []).append(job)
+        self._order(job.key.namespace).hold(job, obstacle)
+
+    def _weigh(self, key: FileKey) -> None:
+        """Whoever waits for an index that waits for a newer one itself, or for data that nobody has
+        announced, may have to go before it.
+        """
+        if self._order(key.namespace).weigh(key.number, self._files):
+            self._stirred.add(key)
 
     def _look_again(self, key: FileKey) -> None:
         """Place those anew that waited for this very file."""
-        for job in self._space(key.namespace).short.pop(key, ()):
-            if job.place == "short":
-                self._place(job)
+        for job in self._order(key.namespace).waiting_for(key, self._files):
+            self._place(job)
+
+    def _settle_stirred(self) -> None:
+        """Place those anew that waited for an index that goes first no more."""
+        while self._stirred:
+            self._look_again(self._stirred.pop())
 
     def _leave(self, job: Job) -> None:
+        key = job.key
         del self._jobs[job.id]
-        line = self._files[job.key]
+        line = self._files[key]
         line.remove(job)
         job.place = ""
         if not line:
-            del self._files[job.key]
+            del self._files[key]
         elif line[0].place == "behind":
             self._place(line[0])
-        if job.key.kind is Kind.DATA:
-            self._count_data(job, -1)
-        elif job.key.kind is Kind.INDEX:
-            self._look_again(job.key)
-
-    def _count_data(self, job: Job, change: int) -> None:
-        """Count an open data job, and let go of what its closing unblocks."""
-        space, number = self._space(job.key.namespace), job.key.number
-        count = space.open_data.get(number, 0) + change
-        if count:
-            if number not in space.open_data:
-                heapq.heappush(space.lowest, number)
-            space.open_data[number] = count
-            return
-        del space.open_data[number]
-        lowest = space.lowest_open()
-        while space.waiting and (lowest is None or space.waiting[0][0] < lowest):
-            waiter = heapq.heappop(space.waiting)[-1]
-            if waiter.place == "waiting":
+        if key.kind is Kind.DATA:
+            for waiter in self._order(key.namespace).closed(key):
                 self._place(waiter)
+        elif key.kind is Kind.INDEX:
+            self._weigh(key)
+            self._look_again(key)
 
 
 def _has_more(old: Job, new: Job) -> bool:

@@ -79,6 +79,8 @@ class DirectorySection(Section, frozen=True, kw_only=True):
 
     path: AbsolutePath
     """The folder that is the store."""
+    must_exist: Switch = False
+    """It is not made: hookd waits until a store is mounted there."""
 
 
 class StoreSection(Section, frozen=True, kw_only=True):

@@ -11,13 +11,15 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from hookd.config import Config
-from hookd.errors import Exit, JournalCorrupt, JournalUnavailable, UserError
-from hookd.journal import Job, JobState, LedgerEntry, connect, ledger_rows, tables
+from hookd.errors import Exit, JournalCorrupt, JournalError, JournalUnavailable, UserError
+from hookd.intake.owner import Owner, claim
+from hookd.journal import Job, JobState, Journal, LedgerEntry, connect, ledger_rows, tables
 from hookd.log import get
 from hookd.sockets import out_of_reach
 from hookd.stores.base import Store
@@ -26,6 +28,16 @@ log = get("daemon")
 
 FRESH = "fresh"
 """Meta key of a journal that has just been made."""
+
+JOURNAL_ID = "journal_id"
+"""Meta key of what a journal is known by in the mark of its spool."""
+
+
+@runtime_checkable
+class Arrives(Protocol):
+    """A store that may not be there at the start."""
+
+    identified: Callable[[str], Awaitable[None]] | None
 
 
 @dataclass(slots=True)
@@ -90,10 +102,48 @@ def load(db: sqlite3.Connection, *, keep_s: float) -> Loaded:
     )
 
 
+def claim_spool(config: Config, loaded: Loaded) -> None:
+    """Mark the spool as that of this journal, which has an id from now on (in `loaded.meta`).
+
+    Raises UserError for the spool of another journal. The id is committed later (`JOURNAL_ID`): if that
+    never happens, the next start finds a journal without one, and a mark of its place.
+    """
+    known = loaded.meta.get(JOURNAL_ID)
+    found = known if isinstance(known, str) else os.urandom(16).hex()
+    loaded.meta[JOURNAL_ID] = found
+    is_new = loaded.blank or found != known
+    claim(config.hook.spool, Owner(config.journal.path, found), is_new=is_new)
+
+
 def store_id_of(store: Store) -> str | None:
     """Which store this is, None where it cannot tell. Only folders can be mistaken for another."""
     found: str | None = getattr(store, "store_id", None)
+    return found or None
+
+
+def known_store(meta: Mapping[str, object], ledger: Sequence[LedgerEntry]) -> str | None:
+    """Which store holds what the ledger has, None where it has nothing or the store cannot tell."""
+    known = meta.get("store_id")
+    return known if isinstance(known, str) and ledger else None
+
+
+def awaited(store: Store) -> str | None:
+    """Why the store is not there yet, for one that is waited for; else None."""
+    found: str | None = getattr(store, "awaited", None)
     return found
+
+
+async def note_store(store: Store, journal: Journal) -> None:
+    """Remember which store it is: now, or before anything is done in it once it is there."""
+
+    async def keep(store_id: str | None) -> None:
+        with contextlib.suppress(JournalError):  # a full disk is no reason not to start
+            await journal.set_meta("store_id", store_id)
+
+    if isinstance(store, Arrives):
+        store.identified = keep
+    if awaited(store) is None:
+        await keep(store_id_of(store))
 
 
 def recognise(
@@ -104,11 +154,12 @@ def recognise(
     The folder below a mount point that is not mounted looks like a new store: what went there would
     be settled, and be gone with the next mount.
     """
-    known, found = meta.get("store_id"), store_id_of(store)
-    if known is not None and found != known and ledger:
+    known, found = known_store(meta, ledger), store_id_of(store)
+    if known is not None and found != known and awaited(store) is None:
         raise UserError(
-            f"store.{store.kind}: this is not the store that {journal} knows (its id is {found},"
-            f" expected {known}); mount that one, or move the journal away to store all anew",
+            f"store.{store.kind}: this is not the store that {journal} knows (its id is"
+            f" {found or 'absent'}, expected {known}); mount that one, or move the journal away to"
+            " store all anew",
             code=Exit.UNAVAILABLE,
         )
 

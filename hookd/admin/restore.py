@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hookd.admin.bar import Bar
-from hookd.admin.client import DaemonAway, Places, ask
+from hookd.admin.client import DaemonAway, Places, ask, follow
 from hookd.errors import Exit, UserError
 
 if TYPE_CHECKING:
-    from hookd.restore.offline import Result
     from hookd.restore.progress import Progress
 
 
@@ -23,12 +23,35 @@ def main(arguments: argparse.Namespace, places: Places) -> int:
     names = [name for name in (arguments.name, arguments.namespace) if name]
     if arguments.take:
         return _take(arguments, places, names[0] if names else "*")
+    for name in names:
+        check_name(name)
     if arguments.to is None and _runs(places):
-        raise UserError(
-            "hookd runs: it restores by itself when zdb starts, and what zdb misses when it asks;"
-            " stop hookd to restore by hand, or give --to DIR"
-        )
+        return _ask(arguments, places, names)
     return _restore(arguments, names)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for what no namespace is called."""
+    if not name or "/" in name or "\0" in name or name in (".", ".."):
+        raise UserError(f"{name!r} is no namespace", code=Exit.USAGE)
+
+
+def _ask(arguments: argparse.Namespace, places: Places, names: list[str]) -> int:
+    """Through the daemon."""
+    line = shlex.join(["restore", *(w for name in names for w in ("--namespace", name))])
+    found: dict[str, Any] = {}
+    with Bar() as bar:
+        for text in follow(places.socket, f"{line} --full" if arguments.full else line):
+            found = json.loads(text)
+            if doing := found.get("doing"):
+                bar.show(doing["namespace"], doing["done"], doing["of"] or None, doing["note"])
+    if "code" not in found:
+        raise DaemonAway(places.socket, "it went away without an answer; say this again")
+    code = Exit(found.pop("code"))
+    if "error" in found:
+        raise UserError(found["error"], code=code)
+    _print(found, arguments)
+    return code
 
 
 def _runs(places: Places) -> bool:
@@ -63,7 +86,7 @@ def _take(arguments: argparse.Namespace, places: Places, name: str) -> int:
         db.close()
     finally:
         os.close(lock)
-    print("kept: it is done at zdb's next start")
+    print("kept: it is done at zdb's next start, with what the store has then")
     return Exit.OK
 
 
@@ -78,38 +101,35 @@ def _restore(arguments: argparse.Namespace, names: list[str]) -> int:
         if arguments.to is not None:
             result = to_folder(loaded, arguments.to.absolute(), names, say)
         else:
-            if names:
-                raise UserError("--namespace goes with --to: in place zdb needs all of them")
-            result = in_place(loaded, full=arguments.full, show=say)
-    _print(result, as_json=arguments.json)
-    if result.restored and arguments.to is None and not (arguments.full or arguments.json):
-        print("other data files come when zdb asks for them; --full brings all")
+            result = in_place(loaded, names or None, full=arguments.full, show=say)
+    _print(result.as_dict(), arguments)
     return Exit.FAILED if result.refused else Exit.OK
 
 
-def _print(result: Result, *, as_json: bool) -> None:
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "restored": result.restored,
-                    "complete": result.complete,
-                    "refused": result.refused,
-                }
-            )
-        )
+def _print(result: dict[str, Any], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps(result))
         return
-    for name, what in result.restored.items():
+    restored, complete, refused, left = (
+        result[each] for each in ("restored", "complete", "refused", "left")
+    )
+    for name, what in restored.items():
         print(f"{name}: restored ({what})")
-    for name in result.complete:
-        print(f"{name}: complete")
-    for name, why in result.refused.items():
-        print(f"{name}: not restored: {why}", file=sys.stderr)
-    if not (result.restored or result.complete or result.refused):
+    named = arguments.name or arguments.namespace
+    for name in complete:
+        more = f"; `hookd restore {name} --take remote` puts what is stored in its place"
+        print(f"{name}: complete{more if named else ''}")
+    for name, why in left.items():
+        print(f"{name}: left as it is: {why}")
+    for name, why in refused.items():
+        print(f"{name}: {'' if name in restored else 'not restored: '}{why}", file=sys.stderr)
+    if not any(result.values()):
         print("the store has no files of this zdb")
+    if arguments.to is None and not arguments.full and (restored or complete):
+        print("other data files come when zdb asks for them; --full brings all")
 
 
 def show(bar: Bar, progress: Progress) -> None:
     """The newest of a restore."""
-    total = progress.files_total or None
-    bar.show(progress.namespace, progress.files_done, total, progress.note())
+    done, total = progress.share
+    bar.show(progress.namespace, done, total or None, progress.note())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from hookd.admin import verbs
+from hookd.admin import by_hand, verbs
 from hookd.admin.begin import may_begin
 from hookd.admin.lines import REFUSED, Asked, Command, LineServer, Refused
 from hookd.admin.metrics import registry
@@ -30,11 +30,12 @@ WATCH_EVERY_S = 0.2
 class AdminServer(LineServer):
     """Answers on `stats.socket` until cancelled."""
 
-    def __init__(self, parts: Parts, daemon: AsksZdb) -> None:
+    def __init__(self, parts: Parts, zdb: AsksZdb, daemon: by_hand.Restores) -> None:
         """Listens; the caller holds the socket's lock. Raises UserError."""
         config = parts.config
         self._parts = parts
-        self._picture = Picture(parts, daemon)
+        self._zdb, self._daemon = zdb, daemon
+        self._picture = Picture(parts, zdb)
         self._watching = False
         super().__init__(config.stats.socket, self._table(), config.hook.allow_users)
 
@@ -71,6 +72,12 @@ class AdminServer(LineServer):
             ),
             "take": Command(
                 "take NAMESPACE|* local|remote", "whose files are the right ones", self._take, True
+            ),
+            "restore": Command(
+                "restore [--namespace NS] [--full]",
+                "bring back what is missing here, with zdb stopped; --full: all data files, at any time",
+                self._restore,
+                True,
             ),
             "audit": Command(
                 "audit [--deep] [--namespace NS] [--after FILE]", "audit now", self._audit, True
@@ -117,6 +124,14 @@ class AdminServer(LineServer):
 
     async def _audit_cancel(self, asked: Asked) -> str:
         return verbs.audit_cancel(self._parts, asked.rest, asked.uid)
+
+    async def _restore(self, asked: Asked) -> str:
+        async def say(found: dict[str, Any]) -> None:
+            await asked.say(json.dumps(found))
+
+        return json.dumps(
+            await by_hand.restore(self._parts, self._zdb, self._daemon, asked.rest, asked.uid, say)
+        )
 
     async def _take(self, asked: Asked) -> str:
         namespace, _, choice = _needed(asked, "take NAMESPACE|* local|remote").rpartition(" ")

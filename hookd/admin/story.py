@@ -286,6 +286,9 @@ def _spool(view: View) -> Iterator[Row]:
 
 def _retrieves(view: View) -> Iterator[Row]:
     found = view["retrieve"]
+    for key, now in found["arriving"].items():
+        of = f" of {size(now['of'])}" if now["of"] else ""
+        yield Row(label="Fetching", text=f"{one_line(key)}: {size(now['bytes'])}{of}", tone="")
     if not found["done"] and not found["failed"]:
         return
     text = f"{count(found['done'], 'data file')} brought back"

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from hookd.admin.lines import Refused
 from hookd.admin.view import scrubbed, state_of
-from hookd.admin.words import count, listed, verb
+from hookd.admin.words import count, duration, listed, verb
 from hookd.checkpoint_run import Outcome
 from hookd.errors import JournalError, PathRefused, StoreError
 from hookd.files import FileKey, index_key
 from hookd.journal.records import Job, JobState
 from hookd.log import get
-from hookd.manifest import ManifestNewer
+from hookd.manifest import ManifestBad, ManifestNewer
 
 if TYPE_CHECKING:
     from hookd.parts import Parts
@@ -35,6 +38,9 @@ MOST_WAITING = 8
 AT_ONCE = 256
 """Retries under way together: they share the journal's commits."""
 
+
+LOOK_WITHIN_S = 5.0
+"""For a look at the manifest, so that an answer can say what is there."""
 
 SHOWN = 5
 """Jobs of one file that an answer names."""
@@ -67,7 +73,7 @@ async def skip(parts: Parts, target: str, uid: int) -> str:
         raise Refused(f"{target} is {state_of(stays[0])}: only quarantined files can be skipped")
     for job in jobs:
         log.warning("skipped", file=str(job.key), job=job.id, error=job.error, uid=uid)
-        await _durable(parts.dispatcher.withdraw(job, f"skipped by uid {uid}"))
+        await _durable(parts.dispatcher.departures.withdraw(job, f"skipped by uid {uid}"))
     text = f"{jobs[0].key} is given up: it will not be stored"
     if stays:  # later snapshots of it, whose turn comes now
         given_up = listed([str(job.id) for job in jobs], SHOWN)
@@ -146,14 +152,37 @@ async def take(parts: Parts, namespace: str, choice: str, uid: int) -> str:
             names = await survey.claim.take_local_now(namespace)
             jobs = [job for job in parts.scheduler if job.key.namespace in names and _is_idle(job)]
             await _each(parts, jobs)
-            return f"{listed(names)}: what is here is stored over what the store has"
+            return (
+                f"{listed(names)}: what is here is stored over what the store has; until a checkpoint"
+                " (`hookd checkpoint`) says that it is safe, a lost disk brings back a part of it at most"
+            )
         await survey.choices.choose(namespace, choice)
     except (StoreError, JournalError, ManifestNewer) as error:
         raise Refused(str(error)) from error
     if choice == "local":
         return f"{shown}: what is here is served, and stored, from zdb's next start on"
+    return f"{shown}: {await _what_comes_back(parts)}"
+
+
+async def _what_comes_back(parts: Parts) -> str:
+    """What *remote* means: whose files are there now, as far as can be seen."""
+    try:
+        with anyio.fail_after(LOOK_WITHIN_S):
+            seen, _ = await parts.fence.record.read_any()
+    except (StoreError, ManifestBad, ManifestNewer, TimeoutError) as error:
+        why = str(error) or f"no answer within {LOOK_WITHIN_S:g} s"
+        return (
+            f"the store cannot be read now ({why}): zdb's next start waits until it can; then what is"
+            " here is set aside, and what is stored by then comes back. `--take local` withdraws that"
+        )
+    what = "what is stored"
+    if seen is not None:
+        age = duration(max(0.0, time.time() - seen.written_at))
+        what += (
+            f" (manifest {seen.sequence} of {seen.writer[:8]}, written {age} ago, or a later one)"
+        )
     return (
-        f"{shown}: at zdb's next start what is here is set aside, and what is stored is brought back;"
+        f"at zdb's next start what is here is set aside, and {what} is brought back;"
         " stop zdb and start it again"
     )
 

@@ -115,6 +115,10 @@ def view(
         "retrieve": {
             "running": len(parts.retriever.running),
             "done": parts.retriever.retrieved,
+            "arriving": {
+                str(key): {"bytes": here, "of": of}
+                for key, (here, of) in sorted(parts.retriever.arriving().items(), key=str)
+            },
             "failed": parts.retriever.failed,
             "last_error": _text(parts.retriever.last_error),
         },

@@ -151,10 +151,9 @@ def check_store(loaded: Config, mountpoint: Path) -> None:
             f"is {path}, which is {where} and gone with the container; add -v NAME:{path}, or choose a"
             f" folder in {layout.DATA}",
         )
-    if store.kind == "directory" and not real.is_dir():
-        raise ConfigError(
-            key, f"is {path}, which is no folder; make it, it is never made by itself"
-        )
+    if store.kind == "directory" and store.directory is not None and not store.directory.must_exist:
+        if not real.is_dir() and not real.parent.is_dir():  # hookd makes one folder, not two
+            raise ConfigError(key, f"is {path}, but there is no folder {real.parent}; make it")
 
 
 def warnings(settings: layout.Settings) -> Iterator[str]:

@@ -4,7 +4,7 @@ A spool file is one EVENT frame under a name that sorts by time (`NANOSECONDS-ID
 removed only after the commit that holds its event; the id makes a second reading harmless. What is
 no frame is moved to `bad/`, counted and logged, never removed. `.tmp-ID` is a shim at work; one that is
 left behind (its shim was killed) is taken in all the same if it is whole. What cannot be read stays,
-and `problems` says so.
+and `problems` says so. `owner` is not an event, see there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from watchdog.observers import Observer
 from hookd import faults
 from hookd.admin.words import count, verb
 from hookd.errors import FrameError
+from hookd.intake.owner import OWNER, UNFINISHED
 from hookd.log import get
 from hookd.sockets import make_folder
 from hookd.wire import ANSWER_SPOOL, HEADER_SIZE, MAX_BODY, Answer, EventFrame, decode_one
@@ -35,6 +36,7 @@ log = get("spool")
 
 BAD = "bad"
 TEMPORARY = ".tmp-"
+_OURS = frozenset({BAD, OWNER, UNFINISHED})
 ABANDONED_S = 30.0
 """A `.tmp-` file older than this has no shim any more: writing one takes milliseconds."""
 _NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
@@ -154,7 +156,7 @@ class Spool:
         found: list[str] = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name == BAD:
+                if entry.name in _OURS:
                     continue
                 if entry.name.startswith(TEMPORARY) and _is_young(entry, abandoned_s):
                     continue

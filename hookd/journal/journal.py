@@ -1,16 +1,7 @@
 """Stage journal: the one owner of what is durable.
 
-Callers hand over changes and await them; whatever was handed over in one turn of the event loop goes
-into one transaction (group commit), so 64 connections cost one fsync. The invariants:
-
-- an awaited change has returned: it is on disk (WAL, `synchronous=FULL`);
-- changes take effect in the order in which they were handed over;
-- a change that failed is not half done: its batch is rolled back and the others are done again.
-
-The transaction runs on the event loop itself, not in a thread. A thread was tried first: it and the
-loop pass the GIL to and fro at every statement and system call, which doubled the time to an answer.
-What it costs: while the disk syncs, nothing else moves. With a disk that hangs the daemon falls mute,
-which is what shims need to see in order to spool.
+In: what is owed, proven and decided; out: awaitables that are done once it is on disk, whole and in the
+order in which it was handed over (`commits`).
 
 Ids are given here, ascending, before the commit, so a caller knows the line it stands in. They are the
 order of the promises; which content of a file is newer says `begun`.
@@ -19,47 +10,22 @@ order of the promises; which content of a file is newer says `begun`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
-from hookd import faults
-from hookd.errors import JournalCorrupt, JournalError, JournalUnavailable
+from hookd.errors import JournalError
 from hookd.files import FileKey
 from hookd.journal import ledger_rows, tables
-from hookd.journal.connection import is_damage
+from hookd.journal.commits import Commits
 from hookd.journal.records import EventRow, Job, JobState, LedgerEntry
-
-MAX_BATCH = 512
-"""Changes in one transaction: bounds the latency of the first of them."""
-
-
-IDLE_S = 0.5
-IDLE_CHANGES = 256
-"""After so many changes and so long a silence the log is emptied before it is due."""
 
 PRUNE_WINDOW = 1000
 """Row ids looked at in one prune step: 3 ms on the event loop where all of them go, 0.3 ms else."""
-
-_Change = Callable[[sqlite3.Connection], Any]
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    change: _Change | None
-    """None: only rows to insert."""
-    future: asyncio.Future[Any]
-    events: tuple[tables.EventValues, ...] = ()
-    jobs: tuple[tables.JobValues, ...] = ()
-    snapshots: tuple[tables.SnapshotValues, ...] = ()
-    result: Any = None
-    error: BaseException | None = None
 
 
 class Journal:
@@ -68,12 +34,8 @@ class Journal:
     def __init__(self, db: sqlite3.Connection, *, on_broken: Callable[[Exception], None]) -> None:
         """`on_broken` is called on the loop when the database turns out to be damaged."""
         self._db = db
-        self._on_broken = on_broken
-        self._loop = asyncio.get_running_loop()
-        self._batch: list[_Waiting] = []
-        self._closed = False
-        self._changes = 0
-        self._idle: asyncio.TimerHandle | None = None
+        self._commits = Commits(db, on_broken=on_broken, ended=self._ended)
+        self._do = self._commits.do
         self._event_seq, self._job_id = tables.last_ids(db)
         self._begun = itertools.count(tables.last_begun(db) + 1)
         self._prune_from = 0
@@ -286,6 +248,10 @@ class Journal:
         """The namespace was deleted while this file was stored."""
         await self._do(lambda db: ledger_rows.retire_file(db, key, time.time()))
 
+    async def forget(self, keys: Sequence[FileKey]) -> None:
+        """The store has lost these files, and they are here: what was proven of them counts no more."""
+        await self._do(lambda db: ledger_rows.forget(db, keys))
+
     async def set_meta(self, key: str, value: object) -> None:
         """Remember a small fact (JSON); None forgets it."""
         await self._do(lambda db: tables.set_meta(db, key, value))
@@ -316,16 +282,14 @@ class Journal:
 
     async def aclose(self) -> None:
         """Finish what was handed over, checkpoint, close. Idempotent."""
-        if self._closed:
-            return
-        while self._batch:
-            self._flush()
-        self._closed = True
-        with contextlib.suppress(sqlite3.Error):  # the WAL stays and is read at the next start
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._commits.close()
         self._db.close()
 
     # -- how it is done ------------------------------------------------------------------------
+
+    def _ended(self, error: str | None) -> None:
+        self.last_error = error
+        self.had_errors |= error is not None
 
     def _number(self, jobs: Sequence[Job], seq: int) -> None:
         for job in jobs:
@@ -340,96 +304,7 @@ class Journal:
     ) -> asyncio.Future[Any]:
         now = time.time()
         rows = tuple(tables.job_values(job, now) for job in jobs)
-        waiting = _Waiting(None, self._loop.create_future(), events, rows, _contents(jobs))
-        return self._hand_over(waiting)
-
-    def _do(self, change: _Change) -> asyncio.Future[Any]:
-        return self._hand_over(_Waiting(change, self._loop.create_future()))
-
-    def _hand_over(self, waiting: _Waiting) -> asyncio.Future[Any]:
-        if self._closed:
-            raise JournalUnavailable("the journal is closed")
-        if not self._batch:
-            self._loop.call_soon(self._flush)
-        self._batch.append(waiting)
-        return waiting.future
-
-    def _flush(self) -> None:
-        """Commit what waits, at most MAX_BATCH of it, and tell its callers."""
-        batch, self._batch = self._batch[:MAX_BATCH], self._batch[MAX_BATCH:]
-        if self._batch:
-            self._loop.call_soon(self._flush)
-        if batch:
-            self._commit(batch)
-            _resolve(batch)
-            self._changes += len(batch)
-            if self._changes >= IDLE_CHANGES:
-                if self._idle is not None:
-                    self._idle.cancel()
-                self._idle = self._loop.call_later(IDLE_S, self._checkpoint)
-
-    def _checkpoint(self) -> None:
-        """Empty the log while nobody waits, so that it is not due in the middle of a hook."""
-        self._idle, self._changes = None, 0
-        if not self._closed:
-            with contextlib.suppress(sqlite3.Error):  # a commit will tell
-                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
-    def _commit(self, batch: list[_Waiting]) -> None:
-        """All in one transaction; if one change fails, each in its own."""
-        try:
-            self._transact(batch)
-        except Exception:
-            for waiting in batch:
-                try:
-                    self._transact([waiting])
-                except sqlite3.Error as error:
-                    self.last_error, self.had_errors = str(error), True
-                    waiting.error = self._translate(error)
-                except Exception as error:  # a fault of ours: its caller hears of it
-                    waiting.error = error
-
-    def _transact(self, batch: list[_Waiting]) -> None:
-        db = self._db
-        before = db.total_changes
-        faults.point("commit-begin")
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            _apply(db, batch)
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        faults.point("commit-done")
-        if db.total_changes != before:  # one that only read says nothing of a full disk
-            self.last_error = None
-
-    def _translate(self, error: sqlite3.Error) -> Exception:
-        if is_damage(error) or type(error) is sqlite3.DatabaseError:
-            damage = JournalCorrupt(str(error))
-            self._loop.call_soon(self._on_broken, damage)
-            return damage
-        return JournalUnavailable(str(error))
-
-
-def _apply(db: sqlite3.Connection, batch: list[_Waiting]) -> None:
-    """Every change in its order; inserts that follow each other go together."""
-    events: list[tables.EventValues] = []
-    jobs: list[tables.JobValues] = []
-    snapshots: list[tables.SnapshotValues] = []
-    for waiting in batch:
-        if waiting.change is None:
-            events.extend(waiting.events)
-            jobs.extend(waiting.jobs)
-            snapshots.extend(waiting.snapshots)
-            continue
-        if events or jobs:
-            tables.insert(db, events, jobs, snapshots)
-            events, jobs, snapshots = [], [], []
-        waiting.result = waiting.change(db)
-    if events or jobs:
-        tables.insert(db, events, jobs, snapshots)
+        return self._commits.insert(events, rows, _contents(jobs))
 
 
 def _contents(jobs: Sequence[Job]) -> tuple[tables.SnapshotValues, ...]:
@@ -441,13 +316,3 @@ def _taken(jobs: Sequence[Job]) -> None:
     """Their small snapshots are durable: no need to hold them in memory."""
     for job in jobs:
         job.content = None
-
-
-def _resolve(batch: list[_Waiting]) -> None:
-    for waiting in batch:
-        if waiting.future.done():  # its caller was cancelled
-            continue
-        if waiting.error is not None:
-            waiting.future.set_exception(waiting.error)
-        else:
-            waiting.future.set_result(waiting.result)

@@ -200,6 +200,13 @@ def retire_file(db: sqlite3.Connection, key: FileKey, now: float) -> None:
     )
 
 
+def forget(db: sqlite3.Connection, keys: Sequence[FileKey]) -> None:
+    """The store has lost these: nothing is known of them any more."""
+    db.executemany(
+        "DELETE FROM ledger WHERE retired_at IS NULL AND key = ?", [(str(key),) for key in keys]
+    )
+
+
 def deleted_namespaces(db: sqlite3.Connection) -> list[str]:
     """Names under which the store still has files of a deleted namespace, and none of another."""
     names = "substr(key, instr(key, '/') + 1)"

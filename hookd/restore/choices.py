@@ -57,15 +57,31 @@ class Choices:
     """Namespace (or `*`) → `local` or `remote`: what an administrator chose for the next survey."""
     disown: Callable[[str, str], Awaitable[None]] | None = None
     """Gives up the open jobs of a namespace, for a reason; None where nobody works on them."""
+    only: Collection[str] | None = None
+    """Namespaces that the survey which runs is about; what was chosen for others is kept. None: all."""
     _set_aside: set[str] = field(default_factory=set)
     """What this survey has set aside already: it may have to wait afterwards."""
 
-    def begin(self) -> None:
-        """A survey begins."""
+    def begin(self, only: Collection[str] | None = None) -> None:
+        """A survey begins, of these namespaces (None: of all)."""
         self._set_aside.clear()
+        self.only = only
+
+    @property
+    def wait(self) -> bool:
+        """Whether something was chosen that the survey which runs is to follow."""
+        if self.only is None:
+            return bool(self.takes)
+        return any(self.of(name) for name in self.only)
+
+    def meant_for(self, name: str) -> bool:
+        """Whether the survey which runs may do anything about a namespace."""
+        return self.only is None or name in self.only
 
     def of(self, name: str) -> str | None:
         """What an administrator chose for a namespace."""
+        if not self.meant_for(name):
+            return None
         take = self.takes.get(name) or self.takes.get("*")
         return None if take == DONE else take
 
@@ -164,10 +180,10 @@ class Choices:
 
     async def forget(self) -> None:
         """What was chosen is done. Raises Waits: it must not be done again over what zdb makes of it."""
-        if not self.takes:
+        if not self.wait:
             return
         try:
-            await self._keep({})
+            await self._keep({} if self.only is None else without(self.takes, self.only))
         except JournalError as error:
             raise Waits(f"that a choice was followed cannot be kept: {error}") from error
 

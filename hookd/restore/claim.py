@@ -93,18 +93,24 @@ class Claim:
             return  # the fence compares before the first put
         if unread:
             raise Waits(f"{unread[0]}: the store cannot tell what it has of it")
-        if view.ours and not restored and not self.choices.takes:
+        if view.ours and not restored and not self.choices.wait:
             return
         newer = view.conflict is not None and view.manifest is None
-        idle = view.conflict is not None and not restored and not self.choices.takes
+        idle = view.conflict is not None and not restored and not self.choices.wait
         if view.stuck is not None or newer or idle:
             return  # somebody has to decide; the fence says so with the first put
         self.brought = self.brought or set()
+        lost = [
+            name
+            for name, each in found.items()
+            if each.there is There.LOST and each.decision is Decision.SERVE
+        ]
         try:
+            await self._forget_lost(lost)
             if view.manifest is not None:
                 await self._adopt_rest(view.manifest, self._given_up(found))
             with anyio.fail_after(ANSWER_LIMIT_S):
-                if (view.ours or view.claimed) and not self.choices.takes:
+                if (view.ours or view.claimed) and not self.choices.wait:
                     await self.fence.publish()
                 else:
                     await self.fence.take_over(view.manifest, view.digest)
@@ -113,9 +119,34 @@ class Claim:
         except (StoreError, JournalError, TimeoutError) as error:
             # Readable, but not writable: nothing is stored before our name is.
             log.warning("the store does not take our name yet", error=str(error))
-            if self.choices.takes and not self.fence.is_ours(view.digest):
+            if self.choices.wait and not self.fence.is_ours(view.digest):
                 raise Waits(f"a choice was made, and the store does not answer: {error}") from error
         await self.choices.forget()
+
+    async def _forget_lost(self, names: Collection[str]) -> None:
+        """The store has no index file of these any more: what the ledger says of files that are here is
+        withdrawn before a manifest names them, and a scan has them stored again.
+
+        What is not here stays in it: an index would wait for it for ever; the audit names it, if it is
+        lost. A store that takes long to tell which are left is not waited for: the scan asks for each.
+        Raises StoreError, JournalError.
+        """
+        if not names:
+            return
+        here = await look_here(self.roots, names)
+        entries = [each for each in await self.journal.ledger() if each.key.namespace in names]
+        known = [each.key for each in entries if each.key in here[each.key.namespace].lengths]
+        left: Collection[FileKey] = ()
+        with anyio.move_on_after(ANSWER_LIMIT_S):
+            left = await remote.ask(self.store, known)
+        gone = {key for key in known if key not in left}
+        await self.journal.forget(list(gone))
+        for name in sorted({key.namespace for key in gone}):
+            self.scheduler.retire(name)
+            log.warning("the store has lost it, all is stored again", namespace=name)
+        for entry in entries:
+            if entry.key not in gone:
+                self.scheduler.remote(entry.key, entry.size_bytes)
 
     async def recheck(self) -> str | None:
         """Our name came later than what was restored: why the store has something else by now, or None.
@@ -180,10 +211,18 @@ class Claim:
                 return f"{conflict}; {CHOICE}"
         held: dict[str, str] = {}
         apart: list[str] = []
+        lost: list[str] = []
+        indexed = {
+            each.key.namespace
+            for each in await self.journal.ledger()
+            if each.key.kind is Kind.INDEX
+        }
         for name in sorted({*names, *(manifest.namespaces if manifest else ())} - set(self.skip)):
             row, why = Here.COMPLETE, ""
             if name not in chosen:
-                row, why = await self._against(name, manifest)
+                row, why, empty = await self._against(name, manifest)
+                if empty and name in indexed and row is Here.COMPLETE:
+                    lost.append(name)
             if row is Here.EMPTY:  # what zdb makes under that name is not what is stored
                 held[name] = f"{why}, and come back with zdb's next start"
             elif row in APART or (row is not Here.COMPLETE and manifest is not None):
@@ -194,6 +233,7 @@ class Claim:
             await self.holds.add(held)
         if apart:  # somebody else may be storing there
             return f"{apart[0]}: {held[apart[0]]}"
+        await self._forget_lost(lost)
         for name in chosen:
             await self.choices.give_up(name, manifest)
         if manifest is not None:
@@ -203,8 +243,11 @@ class Claim:
             await self.choices.decided([*chosen, "*"] if everywhere else chosen)
         return None
 
-    async def _against(self, name: str, manifest: Manifest | None) -> tuple[Here, str]:
-        """What speaks against storing what is here over what is there. Raises StoreError."""
+    async def _against(self, name: str, manifest: Manifest | None) -> tuple[Here, str, bool]:
+        """What speaks against storing what is here over what is there, and whether nothing is there.
+
+        Raises StoreError.
+        """
         # the manifest may be behind, or absent where hook.sh stored
         there = await remote.look(self.store, name, manifest, await self.journal.retired())
         local = await anyio.to_thread.run_sync(look, self.roots, name)
@@ -218,13 +261,13 @@ class Claim:
         here, why = compare.classify(local, sizes)
         indexes = {key: size for key, size in sizes.items() if key.kind is Kind.INDEX}
         if here is Here.EMPTY and not compare.worth(indexes):
-            return Here.COMPLETE, ""  # nothing is there that a restore would bring
+            return Here.COMPLETE, "", not there.all  # nothing is there that a restore would bring
         if weighed.apart is not None and here not in APART and not local.blank:
-            return weighed.apart, weighed.why
+            return weighed.apart, weighed.why, False
         if here in WITH_FILES and manifest is not None:
             why_not = await differs(self.roots, local, manifest)
             here, why = (Here.FOREIGN, why_not) if why_not else (here, why)
-        return here, why
+        return here, why, not there.all
 
     def _given_up(self, found: Mapping[str, Finding]) -> list[str]:
         """Those of which somebody chose what is here, and it could be followed."""

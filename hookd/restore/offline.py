@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -26,34 +25,24 @@ from hookd.identity import home_of, identity_of
 from hookd.journal import Journal, connect, tables
 from hookd.log import register_secret
 from hookd.manifest import COPY, NAME, Manifest, ManifestBad, ManifestNewer, decode
+from hookd.recovery import Retriever
+from hookd.recovery_rest import Rest, sizes_of
 from hookd.restore import remote
 from hookd.restore.fit import Refused
 from hookd.restore.local import look
 from hookd.restore.progress import Progress
 from hookd.restore.restorer import Restorer
-from hookd.restore.survey import Survey, newest_snapshot, survey_of
-from hookd.restore.table import Decision
+from hookd.restore.result import Result, told, with_rest
+from hookd.restore.survey import newest_snapshot, survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder
-from hookd.startup import recognise, store_id_of
+from hookd.startup import note_store, recognise
 from hookd.stores import attach_store, open_store
 from hookd.stores.base import Store
 from hookd.zdb import ZdbLife
 
 Show = Callable[[Progress], None]
-
-
-@dataclass(slots=True)
-class Result:
-    """What came of it."""
-
-    restored: dict[str, str] = field(default_factory=dict)
-    """Namespace → what was brought, in words."""
-    complete: list[str] = field(default_factory=list)
-    """Namespaces of which nothing was missing."""
-    refused: dict[str, str] = field(default_factory=dict)
-    """Namespace → why not."""
 
 
 def to_folder(config: Config, folder: Path, names: Collection[str], show: Show) -> Result:
@@ -148,9 +137,9 @@ async def _all_names(config: Config, store: Store, manifest: Manifest | None) ->
 # -- in place --------------------------------------------------------------------------------------
 
 
-def in_place(config: Config, *, full: bool, show: Show) -> Result:
-    """What is missing comes back where zdb looks for it. Raises UserError: zdb runs, a daemon has the
-    journal, the store cannot be read.
+def in_place(config: Config, only: Collection[str] | None, *, full: bool, show: Show) -> Result:
+    """What is missing comes back where zdb looks for it: of `only` these namespaces, else of all. Raises
+    UserError: zdb runs, a daemon has the journal, the store cannot be read.
     """
     for secret in config.secrets():
         register_secret(secret)
@@ -163,10 +152,12 @@ def in_place(config: Config, *, full: bool, show: Show) -> Result:
             raise UserError(
                 "zdb runs: what it misses comes back when it asks for it; stop zdb, or give --to"
             )
-        return anyio.run(_in_place, config, roots, full, show)
+        return anyio.run(_in_place, config, roots, only, full, show)
 
 
-async def _in_place(config: Config, roots: Roots, full: bool, show: Show) -> Result:
+async def _in_place(
+    config: Config, roots: Roots, only: Collection[str] | None, full: bool, show: Show
+) -> Result:
     db = connect(config.journal.path)
     meta = tables.get_meta(db)
     scheduler = Scheduler()
@@ -185,7 +176,7 @@ async def _in_place(config: Config, roots: Roots, full: bool, show: Show) -> Res
         await journal.aclose()
         staging.close()
         raise
-    await journal.set_meta("store_id", store_id_of(store))
+    await note_store(store, journal)
     backoff = Backoff(base_s=0.2, cap_s=1.0)
 
     async def compare(manifest: Manifest | None) -> str | None:
@@ -220,15 +211,28 @@ async def _in_place(config: Config, roots: Roots, full: bool, show: Show) -> Res
         held=dict(held) if isinstance(held, dict) else {},
         changed=changed,
         backoff=backoff,
-        patient=False,
         private=config.staging_path,
         takes=dict(takes) if isinstance(takes, dict) else {},
     )
     try:
-        answer = await survey.survey()
-        if answer.code:
-            raise UserError(survey.why, code=Exit.UNAVAILABLE)
-        return _told(survey)
+        if why := await survey.by_hand(only):
+            raise UserError(why, code=Exit.UNAVAILABLE)
+        result = told(survey.findings, only)
+        if full:
+            retriever = Retriever(
+                journal=journal,
+                store=store,
+                staging=staging,
+                scheduler=scheduler,
+                roots=roots,
+                deadline_s=config.hook.missing_data_deadline_s,
+                backoff=backoff,
+            )
+            rest = Rest(retriever, roots, keep_free=config.zdb.keep_free_bytes or 0, say=show)
+            with_rest(
+                result, await rest.bring(result.whole, await sizes_of(journal), store.readers)
+            )
+        return result
     finally:
         await store.aclose()
         await journal.aclose()
@@ -243,15 +247,3 @@ def _opened(config: Config, roots: Roots) -> Store:
     if config.store.directory is not None and not (config.store.directory.path / "index").is_dir():
         attach_store(config, roots, config.staging_path)
     return open_store(config, roots)[0]
-
-
-def _told(survey: Survey) -> Result:
-    result = Result()
-    for name, found in survey.findings.items():
-        if found.decision is Decision.RESTORE:
-            result.restored[name] = f"{found.brought}; {found.here.value} before"
-        elif found.reason:
-            result.refused[name] = found.reason
-        else:
-            result.complete.append(name)
-    return result

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hookd.admin.words import count, duration, number, size
+from hookd.files import FileKey
 
 ETA_AFTER_S = 0.5
 """Before that a guess is worth nothing."""
@@ -24,35 +27,58 @@ class Progress:
     doing: str = "asking the store what it has"
     """What goes on while no file is fetched; empty while one is."""
     started: float = field(default_factory=time.monotonic)
+    arriving: Mapping[FileKey, int] = field(default_factory=dict)
+    """Bytes that are here of files on their way, where the store lets them be seen."""
+
+    @property
+    def bytes_here(self) -> int:
+        """With those of files on their way."""
+        return self.bytes_done + sum(self.arriving.values())
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(done, of): bytes where all sizes are known, else files."""
+        if self.bytes_total > 0 and self.bytes_here <= self.bytes_total:
+            return self.bytes_here, self.bytes_total
+        return self.files_done, self.files_total
 
     @property
     def rate_bytes_s(self) -> float:
         """Since the start."""
-        return self.bytes_done / max(0.001, time.monotonic() - self.started)
+        return self.bytes_here / max(0.001, time.monotonic() - self.started)
 
     @property
     def eta_s(self) -> float | None:
         """Seconds to go: by bytes where all sizes are known, else by files."""
         elapsed = time.monotonic() - self.started
-        if elapsed < ETA_AFTER_S or not self.files_done or self.files_done >= self.files_total:
+        if elapsed < ETA_AFTER_S or self.files_done >= self.files_total:
             return None
         done, total = self.files_done, self.files_total
-        if self.bytes_total > self.bytes_done > 0:
-            done, total = self.bytes_done, self.bytes_total
-        return elapsed * (total - done) / done
+        if self.bytes_total > self.bytes_here > 0:
+            done, total = self.bytes_here, self.bytes_total
+        return elapsed * (total - done) / done if done else None
 
     def note(self) -> str:
         """`12/40 files  1.2/3 GiB  40 MiB/s  3 min to go`: short, for a bar of 80 columns."""
         if not self.files_total:
             return self.doing
         text = f"{number(self.files_done)}/{count(self.files_total, 'file')}"
-        text += f"  {_pair(self.bytes_done, self.bytes_total)}"
+        text += f"  {_pair(self.bytes_here, self.bytes_total)}"
         if self.files_done >= self.files_total:
             return f"{text}  {self.doing}" if self.doing else text
         text += f"  {_round(self.rate_bytes_s)}/s"
         if (eta_s := self.eta_s) is not None:
             text += f"  {duration(max(1.0, eta_s))} to go"
         return text
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a bar elsewhere."""
+        return {
+            "namespace": self.namespace,
+            "done": self.share[0],
+            "of": self.share[1],
+            "note": self.note(),
+        }
 
     def line(self) -> str:
         """For the log and for status."""

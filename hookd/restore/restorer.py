@@ -32,6 +32,7 @@ from hookd.log import get
 from hookd.manifest import Manifest
 from hookd.restore import remote
 from hookd.restore.fit import Refused, as_named, bogus, fits, too_short
+from hookd.restore.growth import Growth
 from hookd.restore.local import WORK, Local, forget_fetched
 from hookd.restore.place import check, make_folder, put_in_place
 from hookd.restore.progress import Progress
@@ -92,6 +93,7 @@ class Restorer:
         self.progress: Progress | None = None
         """Of the restore that runs now."""
         self._said = 0.0
+        self._growth = Growth(self._tell)
 
     async def restore(
         self,
@@ -116,7 +118,7 @@ class Restorer:
         gone = {*named} - {*there.indexes, *local.indexes}
         if gone:
             raise Refused(f"the store lacks i{max(gone)} of {namespace}, which its manifest names")
-        self.progress = Progress(namespace)
+        self.progress = Progress(namespace, arriving=self._growth.bytes)
         self._say(self.progress)
         try:
             if not there.indexes:
@@ -234,14 +236,20 @@ class Restorer:
             size = await self._fetch_one(key, there)
             progress.files_done += 1
             progress.bytes_done += size
-            if time.monotonic() - self._said >= SAY_EVERY_S:
-                self._said = time.monotonic()
-                log.info("restoring", progress=progress.line())
-            self._say(progress)
+            self._tell()
             return size
 
         sizes = await remote.side_by_side(one, keys, self._store.readers)
         return dict(zip(keys, sizes, strict=True))
+
+    def _tell(self) -> None:
+        """Whoever looks on; and the log, now and then."""
+        if (progress := self.progress) is None:
+            return
+        if time.monotonic() - self._said >= SAY_EVERY_S:
+            self._said = time.monotonic()
+            log.info("restoring", progress=progress.line())
+        self._say(progress)
 
     async def _fetch_one(self, key: FileKey, there: There) -> int:
         target = self._work(key)
@@ -263,7 +271,8 @@ class Restorer:
         part = target.with_name(f"{target.name}.part")
         await anyio.to_thread.run_sync(lambda: part.unlink(missing_ok=True))
         try:
-            await self._store.get(key, part)
+            async with self._growth.watch(key, part):
+                await self._store.get(key, part)
         except RemoteMissing as error:
             raise StoreTemporary(
                 "get", key, f"it was there a moment ago: {error.detail}"

@@ -70,8 +70,6 @@ class Survey:
     hear: Callable[[], Awaitable[None]] | None = None
     """Waits until all that was announced before is known; None where nobody announces."""
     stopping: Callable[[], bool] = lambda: False
-    patient: bool = True
-    """Whether a wait is waited out; else the first one ends the survey."""
     findings: dict[str, Finding] = field(default_factory=dict)
     """Of the newest survey."""
     waiting: str | None = None
@@ -122,7 +120,7 @@ class Survey:
                 log.warning("zdb waits", reason=self.waiting)
             attempts += 1
             wait_s = min(SAY_EVERY_S, self.backoff.after(attempts))
-            if not self.patient or not await self._pause(wait_s):
+            if not await self._pause(wait_s):
                 return None
 
     async def judge(self) -> Answer:
@@ -169,10 +167,38 @@ class Survey:
             raise StoreTemporary("compare", "namespaces", "namespaces-init is not answered yet")
         return await self.claim.compare(manifest)
 
+    async def by_hand(self, only: Collection[str] | None = None) -> str | None:
+        """What namespaces-init would do, once, beside a stopped zdb; why nothing came of it, or None:
+        `findings` say what.
+
+        Of `only` these namespaces where they are given: all others are looked at (whether the store may
+        be taken over hangs on them) and left as they are, with what was chosen for them. Raises
+        JournalError.
+        """
+        async with self._turn:
+            before, self.undecided, self.running = self.undecided, True, True
+            self.choices.begin(only)
+            try:
+                if self.hear is not None:
+                    await self.hear()
+                found = await self._round()
+            except Waits as error:
+                return str(error)
+            finally:
+                self.choices.begin()
+                self.undecided, self.running = before, False
+            held = {} if only is None else self.holds.held
+            held = {name: why for name, why in held.items() if name not in found}
+            reasons = {name: each.reason for name, each in found.items() if each.reason}
+            await self.holds.keep({**held, **reasons})
+            self.findings = found
+            return None
+
     # -- one round -----------------------------------------------------------------------------
 
     async def _round(self) -> dict[str, Finding]:
         """Decide all; restore what can be. Raises Waits."""
+        only = self.choices.only
         known, proven = await self._known()
         here = await look_here(self.roots, {*known, *self.roots.namespaces()} - set(self.skip))
         unsound = {
@@ -191,12 +217,18 @@ class Survey:
             view.proven = proven
         names = await self._names(view, here, known)
         found = view.found
+
         # what is here comes first: whether the store may be taken over for what is not hangs on it
-        for name in sorted(names - set(self.skip), key=lambda name: (name in unsound, name)):
+        def turn(name: str) -> tuple[bool, bool, str]:
+            return only is not None and name in only, name in unsound, name
+
+        for name in sorted({*names, *(only or ())} - set(self.skip), key=turn):
             local = here[name] if name in here else await self._look(name)
             found[name] = each = await self.verdicts.of(name, local, known.get(name, {}), view)
             apart = each.here in APART or each.there is There.LOST  # or it is another store
-            if each.decision is Decision.REFUSE and apart:
+            # a manifest of ours would not name them, and nobody would ask for them again
+            unnamed = only is not None and name not in only and each.there is There.FILES
+            if each.decision is Decision.REFUSE and (apart or unnamed):
                 view.stuck = view.stuck or f"{name}: {each.reason}"
         waits = [(name, each) for name, each in found.items() if each.decision is Decision.WAIT]
         if waits:
@@ -262,7 +294,6 @@ def survey_of(
     held: dict[str, str],
     changed: Callable[[], Awaitable[None]],
     backoff: Backoff,
-    patient: bool = True,
     private: Path,
     takes: Mapping[str, str] | None = None,
     disown: Callable[[str, str], Awaitable[None]] | None = None,
@@ -290,7 +321,6 @@ def survey_of(
         choices=choices,
         claim=claim,
         backoff=backoff,
-        patient=patient,
     )
     verdicts.stopping = lambda: survey.stopping()
     return survey

@@ -33,6 +33,12 @@ from hookd.stores.base import Remote, Store
 
 log = get("survey")
 
+LEFT_OUT = "it was left out of a restore by hand, and comes back with zdb's next start"
+
+CHOSEN = "what is stored was chosen, and is waited for"
+
+UNNAMED = "no manifest names what the store has of it: restore all together, without --namespace"
+
 
 @dataclass(slots=True)
 class Verdicts:
@@ -64,6 +70,8 @@ class Verdicts:
         if not view.readable:
             here, why = self._unread(local, known)
             decision = decide(here, view.there)
+            if self.choices.of(name) == "remote":  # zdb would write what is set aside later
+                decision, why = Decision.WAIT, f"{CHOSEN}; {to_decide(name)}"
             return Finding(
                 decision, here, view.there, why if decision is not Decision.SERVE else ""
             )
@@ -139,6 +147,9 @@ class Verdicts:
             why_not = await differs(self.roots, local, manifest)
             here, why = (Here.FOREIGN, why_not) if why_not else (here, why)
         decision = decide(here, column)
+        if decision is Decision.RESTORE and not self.choices.meant_for(name):
+            left = LEFT_OUT if column is There.MANIFEST else UNNAMED
+            return Finding(Decision.REFUSE, here, column, f"{why}; {left}")
         if decision is Decision.RESTORE and view.stuck is not None:
             return Finding(Decision.REFUSE, here, column, f"{why}; first {view.stuck}")
         if decision is Decision.RESTORE:

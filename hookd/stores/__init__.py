@@ -36,8 +36,11 @@ def attach_store(config: Config, roots: Roots, staging: Path) -> Store:
     return ZstorStore.from_config(config.store.zstor.config, roots, staging)[0]
 
 
-def open_store(config: Config, roots: Roots) -> tuple[Store, list[str]]:
-    """The configured store, ready for use, and lines an administrator should read.
+def open_store(
+    config: Config, roots: Roots, *, known: str | None = None
+) -> tuple[Store, list[str]]:
+    """The configured store, ready for use, and lines an administrator should read. `known`: the id of the
+    folder that the journal speaks of.
 
     Raises ConfigError and UserError.
     """
@@ -45,7 +48,12 @@ def open_store(config: Config, roots: Roots) -> tuple[Store, list[str]]:
         from hookd.stores.directory import DirectoryStore
 
         assert config.store.directory is not None
-        directory = DirectoryStore(config.store.directory.path, concurrency=config.dispatch.workers)
+        directory = DirectoryStore(
+            config.store.directory.path,
+            concurrency=config.dispatch.workers,
+            must_exist=config.store.directory.must_exist,
+            known=known,
+        )
         directory.prepare()
         return directory, []
     if config.store.kind == "rclone":

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,12 +69,25 @@ class DirectoryStore:
     kind = "directory"
     proves_copies = True
 
-    def __init__(self, path: Path, *, concurrency: int = 4, health_timeout_s: float = 10.0) -> None:
-        """`concurrency`: puts at once; 4 keep 2 cores hashing while others wait for the disk."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        concurrency: int = 4,
+        health_timeout_s: float = 10.0,
+        must_exist: bool = False,
+        known: str | None = None,
+    ) -> None:
+        """`concurrency`: puts at once; 4 keep 2 cores hashing while others wait for the disk. For the
+        last two see `Folder`.
+        """
         self.concurrency = concurrency
         self.readers = READERS
         self._health_timeout_s = health_timeout_s
-        self._folder = Folder(path)
+        self._folder = Folder(path, must_exist=must_exist, known=known)
+        self.identified: Callable[[str], Awaitable[None]] | None = None
+        """Told the id of a folder that was not there at the start, before anything is done in it."""
+        self._arrival = anyio.Lock()
         self._abandoned: set[_Call] = set()
         # its own: a folder that hangs must not take the threads of the rest of the daemon
         self._threads = anyio.CapacityLimiter(concurrency + READERS + SPARE_THREADS)
@@ -83,8 +97,14 @@ class DirectoryStore:
         """32 hex digits made with the folder; a new one under an old journal means: not mounted."""
         return self._folder.store_id
 
+    @property
+    def awaited(self) -> str | None:
+        """Why the folder, which must exist, is not taken yet; None once it is."""
+        return self._folder.awaited
+
     def prepare(self) -> None:
-        """Make the folder (its parent must exist) and empty its tmp. Blocking; call it at start.
+        """Make the folder (its parent must exist) and empty its tmp. Blocking; call it at start. One that
+        must exist and does not is looked for again with each call.
 
         Raises UserError with the one line to print.
         """
@@ -181,7 +201,19 @@ class DirectoryStore:
             ) from error
 
     async def _run(self, operation: str, key: object, call: _Call, work: Callable[[], T]) -> T:
-        """`work` in a thread that is left behind if this is cancelled."""
+        """`work`, once the folder is there, in a thread that is left behind if this is cancelled."""
+        if not self._folder.store_id:
+            async with self._arrival:
+                if not self._folder.store_id:
+                    arrive = partial(self._folder.arrive, operation, key)
+                    await self._in_thread(operation, key, _Call(), arrive)
+                    if self.identified is not None:
+                        await self.identified(self.store_id)
+        return await self._in_thread(operation, key, call, work)
+
+    async def _in_thread(
+        self, operation: str, key: object, call: _Call, work: Callable[[], T]
+    ) -> T:
         if len(self._abandoned) >= MAX_ABANDONED:
             raise StoreUnreachable(
                 operation, key, f"{self._folder.path}: {MAX_ABANDONED} calls hang in this folder"

@@ -17,26 +17,21 @@ only by a deep verify later. Two daemons must not share one PATH: each would emp
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from hookd.digest import digest_fd, digest_of
 from hookd.errors import (
-    Exit,
     PathRefused,
     RemoteMissing,
     SourceChanged,
     SourceGone,
-    StorePermanent,
     StoreTemporary,
-    StoreUnreachable,
-    UserError,
 )
 from hookd.files import FileKey
 from hookd.stores.base import Remote
@@ -48,60 +43,24 @@ from hookd.stores.directory_copy import (
     copy_proven,
     fsync_folder,
 )
+from hookd.stores.directory_mark import READ, WRITE, Mounted, words
 from hookd.stores.directory_sums import Sums, identity
-
-_PERMANENT = frozenset(
-    {errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTEMPTY, errno.EFBIG, errno.ELOOP}
-)
-"""This file can never lie here until somebody acts; anything else says the folder is not well."""
-
-_WRITE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-# O_NONBLOCK: a FIFO that somebody left in the folder must not hang the open
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 _LOCKS = 64
 
 
-class Folder:
+class Folder(Mounted):
     """One directory store on disk. Every method blocks; all but `prepare` are thread-safe."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.store_id = ""
-        """Random, made with the folder: another one means that another folder is mounted here."""
-        self._own = path / ".hookd"
-        self._tmp = self._own / "tmp"
+    def __init__(self, path: Path, *, must_exist: bool = False, known: str | None = None) -> None:
+        """See `Mounted`."""
+        super().__init__(path, must_exist=must_exist, known=known)
         self._sums = Sums(self._own / "sums")
         self._made: set[Path] = set()
         self._making = threading.Lock()
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._records: dict[str, tuple[str, bytes]] = {}
         """Name → identity of the file and its digest, so that asking again costs one stat."""
-
-    def prepare(self) -> None:
-        """Make what is missing, remove what a killed daemon left. Raises UserError (one line)."""
-        try:
-            for folder in (self.path, self._own, self._tmp, self._own / "sums"):
-                with suppress(FileExistsError):
-                    os.mkdir(folder, 0o700)
-            for name in os.listdir(self._tmp):
-                os.unlink(self._tmp / name)
-            self._identify()
-            self.probe()
-        except OSError as error:
-            raise UserError(f"store.directory.path: {_words(error, self.path)}") from error
-        except StoreUnreachable as error:
-            raise UserError(f"store.directory.path: {error.detail}") from error
-
-    def attach(self) -> None:
-        """Take the folder as it is, to read. Raises UserError (one line) where it is no store."""
-        try:
-            self.store_id = (self._own / "store-id").read_text("ascii").strip()
-        except OSError as error:
-            raise UserError(
-                f"store.directory.path: {_words(error, self.path)}; is it mounted?",
-                code=Exit.UNAVAILABLE,
-            ) from error
 
     def put(
         self, key: FileKey, source: Path, digest: bytes | None, withdrawn: Callable[[], bool]
@@ -116,7 +75,7 @@ class Folder:
         try:
             with self._blame("put", key):
                 self.require_mounted("put", key)
-                writer = os.open(temporary, _WRITE, 0o600)
+                writer = os.open(temporary, WRITE, 0o600)
                 try:
                     written = self._fill(key, source, reader, writer, digest, withdrawn)
                     self._publish(key, temporary, writer, written, withdrawn)
@@ -165,31 +124,9 @@ class Folder:
             with self._blame("get", key):
                 raise error.cause from error
         except OSError as error:
-            raise StoreTemporary("get", key, f"target: {_words(error)}") from error
+            raise StoreTemporary("get", key, f"target: {words(error)}") from error
         finally:
             os.close(handle)
-
-    def probe(self) -> None:
-        """Write and remove a small file. Raises StoreUnreachable."""
-        with self._blame("health", self.path):
-            self.require_mounted("health", self.path)
-            probe = self._tmp / f"probe.{secrets.token_hex(8)}"
-            handle = os.open(probe, _WRITE, 0o600)
-            try:
-                os.write(handle, b"hookd")
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-                os.unlink(probe)
-
-    def require_mounted(self, operation: str, key: object) -> None:
-        """Raises StoreUnreachable unless this is still the folder that `prepare` saw."""
-        with self._blame(operation, key):
-            found = (self._own / "store-id").read_text("ascii").strip()
-        if found != self.store_id:
-            raise StoreUnreachable(
-                operation, key, f"{self.path} is another folder than at start (store-id differs)"
-            )
 
     def namespaces(self) -> list[str]:
         """Names of the folders with at least one zdb file, sorted. Raises StoreUnreachable."""
@@ -209,7 +146,7 @@ class Folder:
         with self._blame("put record", name):
             self.require_mounted("put record", name)
             try:
-                with open(os.open(temporary, _WRITE, 0o600), "wb") as file:
+                with open(os.open(temporary, WRITE, 0o600), "wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
@@ -248,19 +185,6 @@ class Folder:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _identify(self) -> None:
-        place = self._own / "store-id"
-        if not place.exists():
-            fresh = self._tmp / "store-id"
-            fresh.write_text(secrets.token_hex(16) + "\n", "ascii")
-            fresh.chmod(0o600)
-            with fresh.open("rb") as handle:
-                os.fsync(handle.fileno())
-            fresh.rename(place)
-            for folder in (self._own, self.path, self.path.parent):
-                fsync_folder(folder)
-        self.store_id = place.read_text("ascii").strip()
-
     def _fill(
         self,
         key: FileKey,
@@ -274,7 +198,7 @@ class Folder:
         try:
             written, size = copy_proven(reader, writer, withdrawn)
         except ReadFailed as error:
-            raise StoreTemporary("put", key, _words(error.cause, source)) from error
+            raise StoreTemporary("put", key, words(error.cause, source)) from error
         except Differs as error:
             detail = f"what was read back differs from {source}"
             raise StoreTemporary("put", key, detail) from error
@@ -324,14 +248,14 @@ class Folder:
         """A handle on the stored file, None if there is none and the folder is mounted."""
         place = self._place(key)
         try:
-            handle = os.open(place, _READ)
+            handle = os.open(place, READ)
         except FileNotFoundError:
             self.require_mounted(operation, key)
             return None
         except PermissionError as error:
             # this file's, if the folder as a whole is fine
             self.require_mounted(operation, key)
-            raise StoreTemporary(operation, key, _words(error)) from error
+            raise StoreTemporary(operation, key, words(error)) from error
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
             raise StoreTemporary(operation, key, f"{place} is no regular file")
@@ -351,23 +275,14 @@ class Folder:
                 return True
         return False
 
-    @contextmanager
-    def _blame(self, operation: str, key: object) -> Iterator[None]:
-        """An OSError in here is the folder's."""
-        try:
-            yield
-        except OSError as error:
-            kind = StorePermanent if error.errno in _PERMANENT else StoreUnreachable
-            raise kind(operation, key, _words(error, self.path)) from error
-
 
 def _open_source(key: FileKey, source: Path) -> int:
     try:
-        return os.open(source, _READ | os.O_NOFOLLOW)
+        return os.open(source, READ | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise SourceGone("put", key, _words(error, source)) from error
+        raise SourceGone("put", key, words(error, source)) from error
     except OSError as error:
-        raise StoreTemporary("put", key, _words(error, source)) from error
+        raise StoreTemporary("put", key, words(error, source)) from error
 
 
 def _difference(
@@ -378,16 +293,9 @@ def _difference(
     try:
         now, _ = digest_fd(handle)
     except OSError as error:
-        return StoreTemporary("put", key, _words(error, source))
+        return StoreTemporary("put", key, words(error, source))
     finally:
         os.close(handle)
     if now != digest:
         return SourceChanged("put", key, f"{source} is not what it was when it was hashed")
     return StoreTemporary("put", key, f"the {size} bytes read back differ from {source}")
-
-
-def _words(error: OSError, path: Path | None = None) -> str:
-    """The error's own words, with the path where it has none."""
-    where = error.filename or path
-    text = error.strerror or str(error)
-    return f"{where}: {text}" if where else text

@@ -30,6 +30,7 @@ from hookd.journal import (
     Journal,
     LedgerEntry,
     Outcome,
+    commits,
     connect,
     connection,
     tables,
@@ -231,12 +232,12 @@ class TestGroupCommit:
 
     async def test_bounded(self, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
         """No transaction is larger than MAX_BATCH, and none is forgotten."""
-        commits: list[str] = []
-        monkeypatch.setattr(faults, "hit", commits.append)
-        count = 2 * module.MAX_BATCH + 1
+        steps: list[str] = []
+        monkeypatch.setattr(faults, "hit", steps.append)
+        count = 2 * commits.MAX_BATCH + 1
         async with base.open() as journal:
             await asyncio.gather(*(journal.append(event(n)) for n in range(count)))
-            assert commits.count("commit-done") == 3
+            assert steps.count("commit-done") == 3
             assert base.rows(base.crash(), "SELECT count(*) FROM events") == [(count,)]
 
     async def test_not_before_the_commit(self, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -696,8 +697,8 @@ class TestLog:
 
     async def test_emptied_when_quiet(self, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
         """After many changes and a silence the database itself has them."""
-        monkeypatch.setattr(module, "IDLE_CHANGES", 10)
-        monkeypatch.setattr(module, "IDLE_S", 0.02)
+        monkeypatch.setattr(commits, "IDLE_CHANGES", 10)
+        monkeypatch.setattr(commits, "IDLE_S", 0.02)
         async with base.open() as journal:
             for number in range(10):
                 await journal.append(event(number))
@@ -711,12 +712,35 @@ class TestLog:
             else:
                 pytest.fail("the log was never taken over")
 
+    async def test_emptied_behind_an_answer(
+        self, base: Base, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without a silence it is emptied all the same, after those who wait have been told."""
+        monkeypatch.setattr(commits, "BUSY_COMMITS", 10)
+        steps: list[str] = []
+        async with base.open() as journal:
+            empty = journal._commits._checkpoint
+
+            def checkpoint() -> None:
+                steps.append("emptied")
+                empty()
+
+            monkeypatch.setattr(journal._commits, "_checkpoint", checkpoint)
+            for number in range(25):
+                await journal.append(event(number))
+                steps.append("told")
+            assert steps.count("emptied") == 2
+            assert steps.index("emptied") == 10
+            alone = base.folder / "alone.db"
+            shutil.copy(base.path, alone)
+            assert base.rows(alone, "SELECT count(*) FROM events") == [(20,)]
+
     async def test_closed_before_it_is_quiet(
         self, base: Base, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A journal that is closed meanwhile is left alone."""
-        monkeypatch.setattr(module, "IDLE_CHANGES", 1)
-        monkeypatch.setattr(module, "IDLE_S", 0.01)
+        monkeypatch.setattr(commits, "IDLE_CHANGES", 1)
+        monkeypatch.setattr(commits, "IDLE_S", 0.01)
         async with base.open() as journal:
             await journal.append(event())
         await asyncio.sleep(0.03)

@@ -104,7 +104,7 @@ def folder_as_store(path: str) -> list[str]:
         ("/store", "on the container's own disk"),
         ("/dev/shm/store", "in memory"),
         ("/mnt/store", "in the file system that it has to keep"),
-        ("/data/store", "no folder"),
+        ("/data/no/store", "no folder"),
     ],
 )
 def test_a_store_that_goes_with_the_container(
@@ -116,7 +116,7 @@ def test_a_store_that_goes_with_the_container(
 
 def test_a_store_on_a_volume_of_its_own(docker: Docker, volume: str) -> None:
     """No grid, no zstor.toml; and the volume of /data may be lost."""
-    options = [*folder_as_store("/store"), "-v", f"{docker.volume()}:/store"]
+    options = [*folder_as_store("/store/zdb"), "-v", f"{docker.volume()}:/store"]
     qsfs = docker.container(*options, "-v", f"{volume}:/data").start()
     content = Content()
     content.put(qsfs, "file", 20 << 20)

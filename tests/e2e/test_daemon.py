@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,10 +127,49 @@ def test_store_that_is_not_mounted(daemon: Daemon, zdb: FakeZdb) -> None:
     code, line = refused(daemon)
     assert code == Exit.UNAVAILABLE
     assert line.startswith("hookd: store.directory: this is not the store that ")
+    assert list(daemon.store.iterdir()) == [], "it was made another store"
     shutil.rmtree(daemon.store)
     away.rename(daemon.store)
     daemon.start()
     assert daemon.stop() == Exit.OK
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_store_that_must_exist(daemon: Daemon, zdb: FakeZdb, new: bool) -> None:
+    """On a `new` machine, and on the old one: not mounted, hookd runs and waits, and so does a zdb
+    that needs the store; mounted, all goes on by itself.
+    """
+    fill(daemon, zdb)
+    daemon.configure(store__directory__must_exist=True)
+    truth = zdb.truth["default"]
+    away = daemon.store.rename(daemon.folder / "mounted elsewhere")
+    daemon.store.mkdir()
+    for root in (daemon.index, daemon.data):
+        shutil.rmtree(root)
+        root.mkdir()
+    if new:
+        shutil.rmtree(daemon.journal.parent)
+    daemon.start()
+    codes: list[int] = []
+    starting = threading.Thread(target=lambda: codes.append(zdb.start()))
+    starting.start()
+    stats = daemon.until(lambda s: s["restore"]["waiting"])
+    assert "is it mounted?" in stats["restore"]["waiting"]
+    assert list(daemon.store.iterdir()) == []
+    assert not codes
+    daemon.store.rmdir()
+    away.rename(daemon.store)
+    starting.join(30)
+    assert codes == [0]
+    for key, value in truth.items():
+        assert zdb.get("default", key) == value
+    zdb.stop()
+    zdb.finish_hooks()
+    assert daemon.stop() == Exit.OK
+    daemon.expect("the store is waited for", "zdb waits", "restoring", "restored", "store is down")
+    shutil.rmtree(daemon.store)
+    daemon.configure(store__directory__must_exist=False)
+    assert refused(daemon)[0] == Exit.UNAVAILABLE, "which store it was is known"
 
 
 # -- the journal -----------------------------------------------------------------------------------

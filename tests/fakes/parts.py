@@ -115,7 +115,9 @@ def fake_parts(folder: Path = Path("/nowhere")) -> Parts:
             wake=lambda: None,
         ),
         admission=SimpleNamespace(tally=Tally(), last_event_at=None),
-        retriever=SimpleNamespace(retrieved=0, failed=0, last_error=None, running=()),
+        retriever=SimpleNamespace(
+            retrieved=0, failed=0, last_error=None, running=(), arriving=dict
+        ),
         intake=SimpleNamespace(counts=IntakeCounts(), open=0),
         spool=FakeSpool(),
         fence=SimpleNamespace(fenced=None, identity=None, published_at=None, unpublished=False),
@@ -183,6 +185,10 @@ class FakeDaemon:
     async def zdb_runs(self) -> bool:
         self.asked += 1
         return self._runs()
+
+    async def by_hand(self, only: list[str] | None) -> str | None:
+        """No test restores by it."""
+        return f"asked for {only}"
 
 
 def plain_data(value: Any) -> bool:

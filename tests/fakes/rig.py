@@ -159,7 +159,7 @@ class Rig:
             changed=self._holds_changed,
             backoff=self.backoff,
             private=self.staging.folder,
-            disown=self.dispatcher.disown,
+            disown=self.dispatcher.departures.disown,
         )
         self.holds_changed = 0
         self._worker: asyncio.Future[None] | None = None

@@ -21,7 +21,7 @@ EXPECTED = (
     "restoring", "restored", "held", "zdb waits", "fenced: nothing is stored any more",
     "the manifest is ignored", "the store does not take our name yet", "set aside",
     "local files are taken", "the store has nothing to take", "the manifest will be written anew",
-    "store is down",
+    "store is down", "the store has lost it, all is stored again",
 )  # fmt: skip
 """What is said loudly there."""
 

@@ -427,8 +427,8 @@ class Pipeline(RuleBasedStateMachine):
         the content of copies that were never synced.
         """
         self.crashing = self.shelf.dead = True
-        self.journal._batch.clear()
-        self.journal._closed = True
+        self.journal._commits._batch.clear()
+        self.journal._commits._closed = True
         self.dispatcher.paused = True
         self.go_on(1)  # tasks that were never begun would be warned of
         tasks = asyncio.all_tasks(self.loop)
@@ -780,7 +780,9 @@ class Pipeline(RuleBasedStateMachine):
             self.run(asyncio.sleep(10))
             for job in list(self.scheduler):
                 if self.is_of_a_deleted_one(job):
-                    self.run(self.dispatcher.withdraw(job, "an administrator skipped it"))
+                    self.run(
+                        self.dispatcher.departures.withdraw(job, "an administrator skipped it")
+                    )
                 elif job.state is JobState.QUARANTINED:
                     self.run(self.dispatcher.retry(job))
             if not len(self.scheduler):

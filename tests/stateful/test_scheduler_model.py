@@ -82,16 +82,40 @@ class Model:
         if job.needs is None:
             return False
         name, needs = job.key.namespace, job.needs
-        for other in self.open:
-            same = other.key.namespace == name
-            if same and other.key.kind is Kind.DATA and other.key.number <= needs:
-                return True
-            newest = other.key == index_key(name, needs) and other.turn < job.id
-            if job.key.number < needs and newest:
-                return True
-        if self.remote.get(data_key(name, needs), 0) < job.needs_bytes:
+        data = [data_key(name, number) for number in range(needs + 1)]
+        if any(self.line(key) for key in data):
             return True
-        return job.key.number < needs and index_key(name, needs) not in self.remote
+        if self.remote.get(data[-1], 0) < job.needs_bytes:
+            return True
+        if job.key.kind is not Kind.INDEX:
+            return False
+        if self.waits_for_newer(job):
+            return True
+        return any(self.goes_first(older, job) for older in range(job.key.number))
+
+    def goes_first(self, older: int, job: Job) -> bool:
+        """Rule 2 for indexes that are new to the store: the older one first, unless that waits for it."""
+        key = index_key(job.key.namespace, older)
+        if job.key.kind is not Kind.INDEX or job.key in self.remote or key in self.remote:
+            return False
+        line = self.line(key)
+        return bool(line) and not self.is_short(line[0]) and not self.waits_for_newer(line[0])
+
+    def waits_for_newer(self, job: Job) -> bool:
+        """Rule 2 for an index that was rewritten."""
+        assert job.needs is not None
+        newer = index_key(job.key.namespace, job.needs)
+        if job.key.number == job.needs:
+            return False
+        return newer not in self.remote or any(each.turn < job.id for each in self.line(newer))
+
+    def is_short(self, job: Job) -> bool:
+        """It needs more of a data file than is remote, and nothing that was announced brings it."""
+        name, needs = job.key.namespace, job.needs
+        assert needs is not None
+        if any(self.line(data_key(name, number)) for number in range(needs + 1)):
+            return False
+        return self.remote.get(data_key(name, needs), 0) < job.needs_bytes
 
     def may_run(self, now: float) -> list[Job]:
         """Rules 1 and 2: everything that may run now."""
@@ -181,6 +205,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self._prove(key, size)
 
     def _prove(self, key: FileKey, size: int) -> None:
+        size = max(size, self.model.remote.get(key, 0))  # zdb's files only grow
         self.scheduler.remote(key, size)
         self.model.remote[key] = size
 
@@ -313,6 +338,44 @@ class SchedulerMachine(RuleBasedStateMachine):
         """`waits_for` names something exactly where rule 2 holds back."""
         for job in self.model.open:
             assert (self.scheduler.waits_for(job) is not None) == self.model.blocked(job)
+
+    @invariant()
+    def nobody_waits_in_a_circle(self) -> None:
+        """Whoever waits, waits in the end for one that runs, may run, backs off or needs a decision; or
+        for what nobody has announced, but then without an older index in between.
+        """
+        for job in self.model.open:
+            seen, older = set[int](), False
+            while job.state is JobState.PENDING and job.id not in self.model.due:
+                assert job.id not in seen
+                seen.add(job.id)
+                first = self.model.line(job.key)[0]
+                if first is not job:
+                    job = first
+                    continue
+                obstacle = self.scheduler.waits_for(job)
+                if obstacle is None:
+                    break
+                older |= obstacle.kind is Kind.INDEX and obstacle.number < job.key.number
+                line = self.model.line(obstacle)
+                if not line:
+                    assert not older
+                    break
+                job = line[0]
+
+    @invariant()
+    def no_gap_that_can_be_helped(self) -> None:
+        """An index that is new to the store does not begin while an older one could go before it."""
+        for job in self.model.open:
+            if job.key.kind is Kind.INDEX and self.scheduler.waits_for(job) is None:
+                name, number = job.key.namespace, job.key.number
+                if job.key in self.model.remote or job.state is not JobState.PENDING:
+                    continue
+                for older in range(number):
+                    line = self.model.line(index_key(name, older))
+                    new = index_key(name, older) not in self.model.remote
+                    if line and new and line[0].needs == older:
+                        assert self.model.is_short(line[0])
 
     @invariant()
     def knows_when_it_is_stuck(self) -> None:

@@ -42,6 +42,7 @@ class FakeDispatcher:
         self.woken = 0
         self.withdrawn: list[tuple[int, str]] = []
         self.fails: Exception | None = None
+        self.departures: Any = self
 
     def wake(self) -> None:
         self.woken += 1
@@ -80,7 +81,7 @@ def told(parts: Parts) -> FakeDispatcher:
 @asynccontextmanager
 async def serving(parts: Parts) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
     """A running server; yields what asks it, from a thread as any client."""
-    admin = AdminServer(parts, FakeDaemon())
+    admin = AdminServer(parts, FakeDaemon(), FakeDaemon())
     path = parts.config.stats.socket
 
     async def asking(line: str) -> str:
@@ -178,7 +179,7 @@ def test_socket_is_private(parts: Parts) -> None:
     """From the moment it is there: nobody else's connect gets through."""
 
     async def main() -> None:
-        admin = AdminServer(parts, FakeDaemon())
+        admin = AdminServer(parts, FakeDaemon(), FakeDaemon())
         assert parts.config.stats.socket.stat().st_mode & 0o777 == 0o600
         with anyio.move_on_after(0):
             await admin.run()

@@ -430,7 +430,7 @@ class TestDeletedMeanwhile:
 
             async def withdraw(namespace: str) -> None:
                 lines.append([job.digest for job in found.scheduler])
-                await found.dispatcher.disown(namespace, "deleted", retire=True)
+                await found.dispatcher.departures.disown(namespace, "deleted", retire=True)
 
             monkeypatch.setattr(found.actions, "withdraw", withdraw)
             deletion = asyncio.ensure_future(found.admit(found.frame("namespace-deleted", "ns")))

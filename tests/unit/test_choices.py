@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import anyio
 import pytest
 
 from hookd import manifest
@@ -93,7 +94,10 @@ async def test_kept_until_the_store_can_be_read(tmp_path: Path, take: str) -> No
         assert (await found.survey.judge()).code == 1
         await found.survey.choices.choose(NS, take)
         store.down = "away"
-        await found.survey.survey()
+        with anyio.move_on_after(0.3) as scope:
+            await found.survey.survey()
+        # what is here would be written to, and set aside later
+        assert scope.cancelled_caught is (take == "remote")
         assert files_of(tmp_path) == mine
         assert found.survey.choices.takes == {NS: take}
         kept = tables.get_meta(found.journal._db)["takes"]
@@ -106,6 +110,25 @@ async def test_kept_until_the_store_can_be_read(tmp_path: Path, take: str) -> No
         assert found.survey.choices.takes == {}
         assert "takes" not in tables.get_meta(found.journal._db)
     assert (files_of(tmp_path) == mine) is (take == "local")
+
+
+async def test_remote_is_waited_for_and_withdrawn(tmp_path: Path) -> None:
+    """Complete files are not served while what is stored was chosen, unless that is withdrawn."""
+    zdb_at(tmp_path)
+    newest, store = files_of(tmp_path), MemoryStore()
+    fill(store, newest, named=True)
+    async with rig(tmp_path, store, names=(NS,)) as found:
+        await found.survey.survey()
+        await found.survey.judge()
+        await found.survey.choices.choose("*", "remote")
+        store.down = "away"
+        async with anyio.create_task_group() as group:
+            group.start_soon(found.survey.survey)
+            await found.eventually(lambda: found.survey.waiting is not None)
+            assert "--take local|remote` decides" in (found.survey.waiting or "")
+            await found.survey.choices.choose(NS, "local")
+        assert (await found.survey.judge()).code == 0
+    assert files_of(tmp_path) == newest
 
 
 async def test_local_files_with_a_gap_are_not_taken(tmp_path: Path) -> None:

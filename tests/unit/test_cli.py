@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from hookd import __version__, cli, log
+from hookd import arguments as command_line
 from hookd.admin import client
 from hookd.admin.view import STATES, LedgerAnswer, queue_view, view
 from hookd.config import DEFAULT_PATH, settings
@@ -112,7 +113,7 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None
 
 def test_states_are_those_of_the_view() -> None:
     """The list is kept twice because the view costs too much to import."""
-    assert cli.STATES == STATES
+    assert command_line.STATES == STATES
 
 
 # -- serve -----------------------------------------------------------------------------------------

@@ -165,10 +165,13 @@ def test_a_store_that_goes_with_the_container(
     assert path in str(caught.value)
 
 
-def test_a_store_that_is_not_there(here: Path) -> None:
+def test_a_store_that_cannot_be_made(here: Path) -> None:
     """hookd would end again and again over it; the rest of the container would wait."""
-    with pytest.raises(ConfigError, match="is no folder"):
-        preflight.check_hookd(store_at(here, here / "typo"))
+    environ = store_at(here, here / "typo" / "store")
+    with pytest.raises(ConfigError, match="no folder .*typo; make it"):
+        preflight.check_hookd(environ)
+    preflight.check_hookd({**environ, "HOOKD_STORE__DIRECTORY__MUST_EXIST": "true"})  # waited for
+    preflight.check_hookd(store_at(here, here / "store"))
 
 
 def test_a_store_behind_a_link(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hookd.digest import digest_of
-from hookd.errors import StorePermanent, StoreTemporary, StoreUnreachable, UserError
+from hookd.errors import Exit, StorePermanent, StoreTemporary, StoreUnreachable, UserError
 from hookd.files import data_key, index_key
-from hookd.stores import directory_folder
+from hookd.stores import directory_folder, directory_mark
 from hookd.stores.directory import DirectoryStore
 from tests.fakes.in_folder import KEY, leftovers, opened, put
 
@@ -193,3 +193,105 @@ async def test_a_folder_that_goes_away_is_not_filled(store: DirectoryStore, path
         with pytest.raises(StoreUnreachable, match="another folder"):
             await call()
     assert sorted(os.listdir(path)) == [".hookd"]
+
+
+# -- one that must exist ---------------------------------------------------------------------------
+
+
+def waiting(path: Path, known: str | None = None) -> DirectoryStore:
+    """A store that is not made, asked for before it is there."""
+    found = DirectoryStore(path, must_exist=True, known=known)
+    found.prepare()
+    return found
+
+
+def waits(store: DirectoryStore) -> bool:
+    """Whether its folder was not there yet."""
+    return store.awaited is not None
+
+
+@pytest.mark.parametrize("there", ["nothing", "empty"])
+async def test_it_is_waited_for(tmp_path: Path, there: str) -> None:
+    """Nothing is made of a bare folder, each call says so in a line; mounted it is taken."""
+    place, told = tmp_path / "remote", []
+    DirectoryStore(tmp_path / "away").prepare()
+    if there == "empty":
+        place.mkdir()
+    store = waiting(place)
+
+    async def identified(store_id: str) -> None:
+        assert not list(place.glob("data/*/*"))
+        told.append(store_id)
+
+    store.identified = identified
+
+    async def new() -> None:
+        await put(store, place, b"new")
+
+    for call in (new, store.prove_absence, store.health):
+        with pytest.raises(
+            StoreUnreachable, match=r"no store now; is it mounted\?.*mkdir"
+        ) as caught:
+            await call()
+        assert "\n" not in str(caught.value)
+    assert not place.exists() or os.listdir(place) == []
+    assert waits(store)
+    if there == "empty":
+        place.rmdir()
+    (tmp_path / "away").rename(place)
+    await put(store, place, b"new")
+    assert told == [store.store_id]
+    assert not waits(store)
+    await store.health()
+
+
+async def test_a_new_one_that_must_exist(path: Path) -> None:
+    """An empty `.hookd` is an administrator's word for it."""
+    (path / ".hookd").mkdir(parents=True)
+    store = waiting(path)
+    assert store.awaited is None
+    await put(store, path, b"new")
+
+
+async def test_another_one_is_mounted(tmp_path: Path) -> None:
+    """Not the one that the journal speaks of: left alone, tmp too."""
+    place = tmp_path / "remote"
+    store = waiting(place, known="0" * 32)
+    DirectoryStore(place).prepare()
+    (place / ".hookd/tmp/d0.0123").write_bytes(b"another daemon's")
+    for _ in range(2):
+        with pytest.raises(StoreUnreachable, match="another store"):
+            await put(store, place, b"new")
+    assert leftovers(place) == ["d0.0123"]
+    assert not (place / "data").exists()
+
+
+def test_a_known_one_is_not_made_anew(path: Path) -> None:
+    """Where the journal knows a store, an unmounted one stays the bare folder that it is."""
+    path.mkdir()
+    store = DirectoryStore(path, known="0" * 32)
+    store.prepare()
+    assert store.store_id == ""
+    assert os.listdir(path) == []
+
+
+@pytest.mark.parametrize("below", ["", "a/b"])
+def test_not_below_an_empty_mount_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    """No new store where /etc/fstab mounts something that is absent; one that is there is taken."""
+    mountpoint, fstab = tmp_path / "the backup", tmp_path / "fstab"
+    place = mountpoint / below
+    place.mkdir(parents=True)
+    written = str(mountpoint).replace(" ", "\\040")
+    fstab.write_text(f"# {mountpoint} x\n\nswap none swap\nnas:/x {written} nfs nofail 0 0\n")
+    monkeypatch.setattr(directory_mark, "FSTAB", fstab)
+    with pytest.raises(UserError, match="nothing is mounted") as caught:
+        DirectoryStore(place).prepare()
+    assert caught.value.code == Exit.UNAVAILABLE
+    assert os.listdir(place) == []
+    (place / ".hookd").mkdir()
+    (place / ".hookd" / "store-id").write_text("1" * 32)
+    DirectoryStore(place).prepare()
+    (tmp_path / "elsewhere").mkdir()
+    DirectoryStore(tmp_path / "elsewhere").prepare()

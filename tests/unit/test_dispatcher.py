@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
 from pathlib import Path
@@ -12,8 +11,8 @@ import anyio
 import pytest
 
 from hookd.attempt import _classified
+from hookd.departures import Disowned
 from hookd.digest import digest_of
-from hookd.dispatcher import _Disowned
 from hookd.errors import (
     JournalUnavailable,
     NoRoom,
@@ -29,7 +28,9 @@ from hookd.journal import Job, JobState, LedgerEntry
 from hookd.stores.base import Remote
 from hookd.wire import Answer
 from tests.conftest import Logs
+from tests.fakes.audits import index_bytes
 from tests.fakes.disk import fill, small_disk
+from tests.fakes.owed import frozen, proven
 from tests.fakes.rig import Rig, rig
 from tests.fakes.store import MemoryStore
 
@@ -40,36 +41,6 @@ BACK = "store is back"
 RETRY = "will retry"
 QUARANTINED = "quarantined"
 UNANNOUNCED = "no hook announced it"
-
-
-async def proven(found: Rig, key: FileKey, content: bytes, *, sealed: bool = False) -> Job:
-    """`key` was stored with this content earlier."""
-    job = Job(key=key)
-    entry = LedgerEntry(
-        key=key,
-        size_bytes=len(content),
-        digest=digest_of(content),
-        stored_at=1.0,
-        sealed=sealed,
-    )
-    await asyncio.gather(found.journal.add_jobs([job]), found.journal.settle(job, entry))
-    found.scheduler.remote(key, len(content))
-    found.store.content[key] = content
-    return job
-
-
-async def frozen(found: Rig, key: FileKey, content: bytes, **fields: Any) -> Job:
-    """A job with a snapshot of this content, committed and in line."""
-    found.write(key, content)
-    [made] = found.staging.freeze([found.roots.path(key)])
-    assert made is not None
-    values: dict[str, Any] = {
-        "staged": made.staged,
-        "size_bytes": made.size_bytes,
-        "digest": made.digest,
-        "content": made.content,
-    }
-    return await found.owe(key, **values | fields)
 
 
 class TestStored:
@@ -680,83 +651,6 @@ class TestHeld:
             assert found.store.content == {index_key("ns", 0): b"good" * 10}
 
 
-class TestFreezeLater:
-    async def test_frozen_and_stored(self, tmp_path: Path) -> None:
-        """A file that found no room at its event is frozen when its turn comes."""
-        async with rig(tmp_path) as found:
-            key = found.index(0)
-            await found.owe(key, freeze=True, needs=0)
-            await found.empty()
-            assert found.store.content[key] == found.live(key)
-            await found.eventually(lambda: not found.staged())
-
-    async def test_points_further_by_then(self, tmp_path: Path) -> None:
-        """Frozen late it may point into newer data, so it waits for that (rule 2), then goes once."""
-        async with rig(tmp_path) as found:
-            old = found.index(0)
-            for number in range(2):
-                found.data(number)
-                found.index(number)
-            await proven(found, data_key("ns", 0), found.live(data_key("ns", 0)))
-            job = await found.owe(old, freeze=True, needs=0)
-            await found.until(lambda: job.staged is not None and not found.running)
-            assert (job.needs, job.needs_bytes) == (1, len(found.live(data_key("ns", 1))))
-            assert job.state is JobState.PENDING
-            assert found.store.puts == []
-            [row] = found.rows(f"SELECT staged, needs FROM jobs WHERE id = {job.id}")
-            assert row == (job.staged, 1)
-            await found.owe(data_key("ns", 1), sealed=True)
-            await found.owe(index_key("ns", 1), freeze=True, needs=1)
-            await found.empty()
-            names = [key.name for key, _ in found.store.puts]
-            assert names == ["d1", "i1", "i0"]
-
-    async def test_no_room_yet(self, tmp_path: Path, logs: Logs) -> None:
-        """Without room it waits, and is stored when there is some."""
-        logs.expect(RETRY)
-        async with rig(tmp_path, staging_bytes=10) as found:
-            key = found.index(0, b"x" * 100)
-            job = await found.owe(key, freeze=True)
-            await found.until(lambda: job.error_class == "no-room")
-            assert found.staged() == []
-            found.staging.max_bytes = None
-            await found.empty()
-            assert found.store.content[key] == b"x" * 100
-
-    async def test_the_disk_loses_it_before(self, tmp_path: Path, logs: Logs) -> None:
-        """A file that found no room the second time: its first copy is stored, whatever becomes of it."""
-        logs.expect(RETRY, QUARANTINED, "no snapshot, will freeze later")
-        async with rig(tmp_path, run=False, staging_bytes=150) as found:
-            found.data(0)
-            key = found.index(0, b"x" * 100)
-            found.index(1)
-            assert (await found.admit(found.jumped(0))).code == 0
-            assert (await found.admit(found.jumped(0))).code == 1
-            found.roots.path(key).unlink()
-            await found.admit(found.sealed(0))
-            found.work()
-            await found.until(lambda: found.store.content.get(key) == b"x" * 100)
-            await found.until(lambda: [j.state for j in found.scheduler] == [JobState.QUARANTINED])
-
-    async def test_data_needs_no_room(self, tmp_path: Path) -> None:
-        """Staging full of indexes that wait for a data file: that one is read in place."""
-        async with rig(tmp_path, staging_bytes=100) as found:
-            data = found.data(0, b"d" * 50)
-            await frozen(found, index_key("ns", 0), b"i" * 100, needs=0, needs_bytes=50)
-            await found.owe(data, freeze=True)
-            await found.empty()
-            assert found.store.content[data] == b"d" * 50
-            assert index_key("ns", 0) in found.store.content
-
-    async def test_file_gone(self, tmp_path: Path, logs: Logs) -> None:
-        """A file that is not there any more when its turn comes is quarantined."""
-        logs.expect(RETRY, QUARANTINED)
-        async with rig(tmp_path) as found:
-            job = await found.owe(index_key("ns", 0), freeze=True)
-            await found.until(lambda: job.state is JobState.QUARANTINED)
-            assert job.error_class == "gone"
-
-
 class TestUnheardDeletion:
     """A namespace was deleted and made anew, and nobody said so."""
 
@@ -788,7 +682,7 @@ class TestUnheardDeletion:
                 lambda: [j.place for j in found.scheduler] == ["quarantined", "waiting"]
             )
             assert found.store.puts == []
-            await found.dispatcher.disown("ns", "zdb deleted the namespace", retire=True)
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace", retire=True)
 
     async def test_snapshots_of_a_lost_disk(self, tmp_path: Path) -> None:
         """They hold what the store does not have yet, and nothing on disk speaks against them."""
@@ -822,92 +716,6 @@ class TestUnheardDeletion:
             }
 
 
-class TestGoneWithItsNamespace:
-    """The event of a file comes after the deletion of its namespace."""
-
-    async def test_is_given_up(self, tmp_path: Path, logs: Logs) -> None:
-        """Nobody has the file any more, and nobody will: it holds up nothing for ever."""
-        logs.expect(RETRY, "withdrawn")
-        async with rig(tmp_path) as found:
-            await found.journal.retire("ns")
-            found.index(0)
-            found.data(0)
-            await found.admit(found.sealed(2))
-            await found.empty()
-            assert ("data/ns/d2", "withdrawn") in found.states()
-
-    async def test_not_without_a_deletion(self, tmp_path: Path, logs: Logs) -> None:
-        """Else somebody has lost a file: that stays to be seen."""
-        logs.expect(RETRY, QUARANTINED)
-        async with rig(tmp_path) as found:
-            found.index(0)
-            job = await found.owe(data_key("ns", 2), sealed=True)
-            await found.until(lambda: job.state is JobState.QUARANTINED)
-
-    async def test_not_below_what_is_here(self, tmp_path: Path, logs: Logs) -> None:
-        """The namespace on disk has had a file of that number."""
-        logs.expect(RETRY, QUARANTINED)
-        async with rig(tmp_path) as found:
-            await found.journal.retire("ns")
-            found.index(3)
-            job = await found.owe(data_key("ns", 2), sealed=True)
-            await found.until(lambda: job.state is JobState.QUARANTINED)
-
-
-class TestActive:
-    """A data file is announced as sealed, and is the active one of a namespace that was made anew."""
-
-    async def test_is_stored_as_active(self, tmp_path: Path) -> None:
-        """What is stored of it is its beginning, not its end: it may grow."""
-        async with rig(tmp_path) as found:
-            found.index(0)
-            key = found.data(0, b"values" * 10)
-            await found.owe(key, sealed=True)
-            await found.empty()
-            assert not (await found.ledger())[key].sealed
-            found.data(0, b"values" * 20)
-            found.index(1)
-            await found.owe(key, sealed=True)
-            await found.empty()
-            assert (await found.ledger())[key].sealed
-            assert found.store.content[key] == b"values" * 20
-
-    @pytest.mark.parametrize("after", [index_key("ns", 1), data_key("ns", 1), index_key("ns", 5)])
-    async def test_what_is_sealed(self, tmp_path: Path, after: FileKey) -> None:
-        """A file with any of a higher number beside it is final."""
-        async with rig(tmp_path) as found:
-            found.index(0)
-            key = found.data(0)
-            found.write(after, b"x" * 40)
-            await found.owe(key, sealed=True)
-            await found.empty()
-            assert (await found.ledger())[key].sealed
-
-    async def test_never_over_a_sealed_one(self, tmp_path: Path, logs: Logs) -> None:
-        """A longer one under the name of one that is final is another one, active or not."""
-        logs.expect(QUARANTINED)
-        async with rig(tmp_path) as found:
-            key = data_key("ns", 0)
-            await proven(found, key, b"final", sealed=True)
-            job = await frozen(found, key, b"another that is longer")
-            await found.until(lambda: job.state is JobState.QUARANTINED)
-            assert job.error_class == "conflict"
-            assert found.store.content[key] == b"final"
-
-    async def test_empty(self, tmp_path: Path, logs: Logs) -> None:
-        """One that is just being made is stored once it is not empty any more."""
-        logs.allow(RETRY)
-        async with rig(tmp_path) as found:
-            key = data_key("ns", 0)
-            found.write(key, b"")
-            found.index(1)
-            job = await found.owe(key, sealed=True)
-            await found.until(lambda: job.error_class == "gone")
-            assert key not in found.store.content
-            found.write(key, b"values")
-            await found.until(lambda: found.store.content.get(key) == b"values")
-
-
 class TestUnannounced:
     """Data files whose own event was lost with its shim, or still lies in the spool."""
 
@@ -932,7 +740,7 @@ class TestUnannounced:
             await proven(found, data_key("ns", 1), found.live(data_key("ns", 1)), sealed=True)
             await found.admit(found.jumped(1))
             [job] = found.scheduler
-            found.dispatcher._disowned[job.id] = _Disowned(
+            found.dispatcher.departures._disowned[job.id] = Disowned(
                 "zdb deleted the namespace", lambda: None
             )
             found.work()
@@ -949,6 +757,52 @@ class TestUnannounced:
             await found.empty()
             names = [key.name for key, _ in found.store.puts]
             assert sorted(names) == ["d2", "i0", "i1", "i2"]
+
+    async def test_an_older_index_that_cannot_be_stored(self, tmp_path: Path, logs: Logs) -> None:
+        """The newer ones wait for it, in the order of their numbers; skipped, they go, and it is not put
+        in line again.
+        """
+        logs.expect(UNANNOUNCED, RETRY, QUARANTINED, "withdrawn")
+        async with rig(tmp_path) as found:
+            bad = index_key("ns", 0)
+            found.store.refuse[bad] = StorePermanent("put", bad, "no")
+            for number in range(2):
+                found.index(number, index_bytes(number, values=2))
+            await self.jumped(found, stored=(0, 1))
+            await found.until(lambda: found.scheduler.stuck() and not found.running)
+            assert [key.name for key, _ in found.store.puts if key != bad] == ["d2"]
+            [job] = found.scheduler.of(bad)
+            assert job.state is JobState.QUARANTINED
+            [waiting] = found.scheduler.of(index_key("ns", 1))
+            assert found.scheduler.waits_for(waiting) == bad
+            await found.dispatcher.departures.withdraw(job, "skipped")
+            await found.empty()
+            assert [key.name for key, _ in found.store.puts if key != bad] == ["d2", "i1", "i2"]
+            assert bad not in found.store.content
+
+    async def test_an_older_index_joins_late(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One whose event comes while the newer one is being read goes first all the same."""
+        async with rig(tmp_path) as found:
+            for number in range(2):
+                found.index(number, index_bytes(number, values=2))
+                key = found.data(number)
+                await proven(found, key, found.live(key), sealed=True)
+            find, began, go = found.journal.find_ledger, anyio.Event(), anyio.Event()
+
+            async def slow(key: FileKey) -> LedgerEntry | None:
+                began.set()
+                await go.wait()
+                return await find(key)
+
+            monkeypatch.setattr(found.journal, "find_ledger", slow)
+            await found.admit(found.jumped(1))
+            await began.wait()
+            await found.admit(found.jumped(0))
+            go.set()
+            await found.empty()
+            assert [key.name for key, _ in found.store.puts] == ["i0", "i1"]
 
     async def test_goes_first(self, tmp_path: Path, logs: Logs) -> None:
         """An index never goes before a data file that it may point into, announced or not."""
@@ -999,180 +853,10 @@ class TestUnannounced:
             [index] = found.scheduler.of(index_key("ns", 2))
             assert (job.state, index.place) == (JobState.QUARANTINED, "waiting")
             assert index.attempts == 1
-            await found.dispatcher.withdraw(job, "skipped")
+            await found.dispatcher.departures.withdraw(job, "skipped")
             await found.empty()
             assert index_key("ns", 2) in found.store.content
             assert bad not in found.store.content
-
-
-class TestSuperseded:
-    async def test_snapshot_is_removed(self, tmp_path: Path) -> None:
-        """A superseded snapshot never reaches the store, its file and its row are closed."""
-        async with rig(tmp_path, run=False) as found:
-            key = index_key("ns", 0)
-            await frozen(found, key, b"first" * 10)
-            await frozen(found, key, b"second" * 10)
-            await found.eventually(lambda: len(found.staged()) == 1)
-            assert found.states() == [(str(key), "superseded"), (str(key), "pending")]
-            assert found.dispatcher.counts.superseded == 1
-        async with rig(tmp_path) as found:
-            await found.empty()
-            assert [content for _, content in found.store.puts] == [b"second" * 10]
-
-    async def test_behind_a_running_one(self, tmp_path: Path) -> None:
-        """A newer snapshot waits until the running one ends; the store never goes back."""
-        async with rig(tmp_path) as found:
-            key = index_key("ns", 0)
-            gate = found.store.gates[key] = anyio.Event()
-            await frozen(found, key, b"first" * 10)
-            await found.until(lambda: key in found.store.waiting)
-            await frozen(found, key, b"other" * 10)
-            gate.set()
-            await found.empty()
-            assert [content for _, content in found.store.puts] == [b"first" * 10, b"other" * 10]
-            await found.eventually(lambda: not found.staged())
-
-    async def test_fails_with_a_newer_one_behind(self, tmp_path: Path) -> None:
-        """A failed one gives way to the newer one; its snapshot goes."""
-        async with rig(tmp_path, guarded=False) as found:
-            key = index_key("ns", 0)
-            gate = found.store.gates[key] = anyio.Event()
-            found.store.wrong = {key}
-            await frozen(found, key, b"first" * 10)
-            await found.until(lambda: key in found.store.waiting)
-            await frozen(found, key, b"other" * 10)
-            gate.set()
-            await found.until(lambda: len(found.store.of("stat")) == 1)
-            found.store.wrong = set()
-            await found.empty()
-            assert found.store.content[key] == b"other" * 10
-            assert found.states() == [(str(key), "superseded"), (str(key), "settled")]
-            await found.eventually(lambda: not found.staged())
-
-    async def test_not_kept_in_the_journal(
-        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A supersede that cannot be committed loses nothing, and after a restart the older one, open
-        again in the journal, does not go over the newer one that was stored meanwhile.
-        """
-        logs.expect("superseding not kept")
-        key = index_key("ns", 0)
-        store = MemoryStore()
-        async with rig(tmp_path, store, run=False) as found:
-
-            async def supersede(*_: object) -> None:
-                raise JournalUnavailable("disk full")
-
-            monkeypatch.setattr(found.journal, "supersede", supersede)
-            await frozen(found, key, b"first" * 10)
-            await frozen(found, key, b"other" * 10)
-            found.work()
-            await found.empty()
-            assert found.states() == [(str(key), "pending"), (str(key), "settled")]
-            assert len(found.staged()) >= 1
-        async with rig(tmp_path, store) as found:
-            await found.empty()
-            assert store.content[key] == b"other" * 10
-            assert [content for _, content in store.puts] == [b"other" * 10]
-            assert found.states()[0] == (str(key), "superseded")
-            await found.eventually(lambda: not found.staged())
-
-
-class TestDeleted:
-    async def test_withdrawn(self, tmp_path: Path, logs: Logs) -> None:
-        """A job that is given up is closed with its reason, its snapshot removed."""
-        logs.expect("withdrawn")
-        async with rig(tmp_path, run=False) as found:
-            job = await frozen(found, index_key("ns", 0), b"x" * 50)
-            await found.dispatcher.withdraw(job, "zdb deleted the namespace")
-            assert len(found.scheduler) == 0
-            assert found.staged() == []
-            assert found.rows("SELECT state, error FROM jobs") == [
-                ("withdrawn", "zdb deleted the namespace")
-            ]
-
-    async def test_while_it_runs(self, tmp_path: Path) -> None:
-        """What is being stored when its namespace is deleted counts as of the deleted one: the next
-        namespace of that name is not in conflict with it.
-        """
-        async with rig(tmp_path) as found:
-            key = index_key("ns", 0)
-            gate = found.store.gates[key] = anyio.Event()
-            await frozen(found, key, b"old" * 50)
-            await found.until(lambda: key in found.store.waiting)
-            await found.dispatcher.disown("ns", "zdb deleted the namespace")
-            await found.journal.retire("ns")
-            gate.set()
-            await found.empty()
-            assert await found.ledger() == {}
-            await frozen(found, key, b"0" * 29)
-            await found.empty()
-            assert found.store.content[key] == b"0" * 29
-
-    async def test_in_one_transaction(
-        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The ledger is nobody's from the moment that its jobs are given up: a crash between the two
-        would leave a ledger that says of a live file what a put under way has just replaced.
-        """
-        logs.expect("withdrawn")
-        async with rig(tmp_path, run=False) as found:
-            key = index_key("ns", 0)
-            await found.owe(key)
-            entry = LedgerEntry(
-                key=key, size_bytes=1, digest=b"d" * 16, stored_at=1.0, sealed=False
-            )
-            await found.journal.note_found([entry])
-            seen: list[tuple[str, bool]] = []
-            commit = found.journal._transact
-
-            def transact(batch: Any) -> None:
-                commit(batch)
-                [(state, retired)] = found.rows(
-                    "SELECT state, retired_at IS NOT NULL FROM jobs, ledger"
-                )
-                seen.append((state, bool(retired)))
-
-            monkeypatch.setattr(found.journal, "_transact", transact)
-            await found.dispatcher.disown("ns", "zdb deleted the namespace", retire=True)
-            assert seen == [("withdrawn", True)]
-
-    async def test_of_one_that_was_superseded(
-        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """One that has left the line, and the journal could not be told: a restart would bring it back,
-        and it would be stored as of the next namespace of that name.
-        """
-        logs.expect("withdrawn", "superseding not kept")
-        monkeypatch.setattr("hookd.dispatcher.JOURNAL_AGAIN_S", 3600.0)
-        async with rig(tmp_path, run=False) as found:
-            key = index_key("ns", 0)
-            await frozen(found, key, b"older" * 10)
-
-            async def fail(*_: Any) -> None:
-                raise JournalUnavailable("disk full")
-
-            with monkeypatch.context() as full:
-                full.setattr(found.journal, "supersede", fail)
-                await frozen(found, key, b"newer" * 10)
-                await found.eventually(lambda: bool(logs.of("superseding not kept")))
-            assert [state for _, state in found.states()] == ["pending", "pending"]
-            await found.dispatcher.disown("ns", "zdb deleted the namespace", retire=True)
-            assert [state for _, state in found.states()] == ["withdrawn", "withdrawn"]
-
-    async def test_while_it_runs_and_fails(self, tmp_path: Path, logs: Logs) -> None:
-        """If it fails then, it is given up instead of tried again."""
-        logs.expect("withdrawn")
-        async with rig(tmp_path) as found:
-            key = index_key("ns", 0)
-            gate = found.store.gates[key] = anyio.Event()
-            found.store.wrong = {key}
-            await frozen(found, key, b"old" * 50)
-            await found.until(lambda: key in found.store.waiting)
-            await found.dispatcher.disown("ns", "zdb deleted the namespace")
-            gate.set()
-            await found.empty()
-            assert found.states() == [(str(key), "withdrawn")]
 
 
 class TestJournalFails:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hookd.files import data_key
 from hookd.restore.progress import Progress
 
 MIB = 1 << 20
@@ -36,6 +37,15 @@ def far(files: int, of: int, done: float, total: float, *, elapsed_s: float = 10
 def test_note(progress: Progress, said: str) -> None:
     assert progress.note() == said
     assert progress.line() == f"{progress.namespace}: {said.replace('  ', ', ')}"
+
+
+def test_within_a_file() -> None:
+    """What is here of files on their way counts, for the bar too."""
+    progress = far(0, 1, 0, 100)
+    progress.arriving = {data_key("ns", 0): 25 * MIB}
+    assert progress.note() == "0/1 file  25/100 MiB  2.5 MiB/s  30 s to go"
+    assert progress.share == (25 * MIB, 100 * MIB)
+    assert far(1, 4, 5, 0).share == (1, 4)
 
 
 def test_what_goes_on_between_files() -> None:

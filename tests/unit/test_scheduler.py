@@ -276,6 +276,116 @@ class TestOldIndexesLast:
         assert done[2:] == old
 
 
+class TestNoGap:
+    """Rule 2, for index files that are new to the store: none without its predecessors."""
+
+    def test_ascending(self, line: Line) -> None:
+        """They go one after the other, whatever the order of their events."""
+        for number in range(4):
+            line.scheduler.remote(data_key("ns", number), 100)
+        jobs = [line.index(number, needs=number) for number in (2, 0, 3, 1)]
+        done = list(line.drain())
+        assert [job.key.number for job in done] == [0, 1, 2, 3]
+        assert set(done) == set(jobs)
+
+    def test_one_that_fails_for_now(self, line: Line) -> None:
+        """A predecessor that backs off, or runs, is waited for; the next one goes once it is stored."""
+        for number in range(2):
+            line.scheduler.remote(data_key("ns", number), 100)
+        old, new = line.index(0, needs=0), line.index(1, needs=1)
+        assert line.take_all() == [old]
+        assert line.scheduler.waits_for(new) == old.key
+        old.attempts = 1
+        line.scheduler.retry_at(old, line.now + 10)
+        assert line.take() is None
+        assert not line.scheduler.stuck()
+        line.now += 10
+        assert line.take_all() == [old]
+        line.settle(old)
+        assert line.take_all() == [new]
+
+    def test_quarantined(self, line: Line) -> None:
+        """One that needs a decision holds the newer ones back, and says so; a skip lets them go."""
+        for number in range(3):
+            line.scheduler.remote(data_key("ns", number), 100)
+        bad, next_one, newest = (line.index(number, needs=number) for number in range(3))
+        assert line.take_all() == [bad]
+        line.scheduler.quarantine(bad)
+        assert line.scheduler.stuck()
+        assert line.scheduler.waits_for(next_one) == bad.key
+        assert line.scheduler.waits_for(newest) == next_one.key
+        line.scheduler.give_up(bad.key)
+        line.scheduler.finished(bad)
+        assert line.scheduler.indexes_before(next_one) == []
+        assert list(line.drain()) == [next_one, newest]
+
+    def test_an_event_that_comes_late(self, line: Line) -> None:
+        """One that is ready goes after a predecessor that joins before it has begun."""
+        for number in range(2):
+            line.scheduler.remote(data_key("ns", number), 100)
+        new = line.index(1, needs=1)
+        assert new.place == "ready"
+        old = line.index(0, needs=0)
+        assert list(line.drain()) == [old, new]
+
+    def test_there_already(self, line: Line) -> None:
+        """A new version of one that is stored makes no gap, and waits for nobody."""
+        for number in range(2):
+            line.scheduler.remote(data_key("ns", number), 100)
+        line.scheduler.remote(index_key("ns", 1), 50)
+        line.index(0, needs=0)
+        assert len([line.index(1, needs=1), *line.take_all()]) == 3
+
+    def test_rewritten_before_it_was_stored(self, line: Line) -> None:
+        """An older one that waits for the newer one is not waited for; one that points to an index in
+        between goes after that, and before the newer one.
+        """
+        for number in range(3):
+            line.scheduler.remote(data_key("ns", number), 100)
+        new, between = line.index(2, needs=2), line.index(1, needs=1)
+        first, last = line.index(0, needs=1), line.index(0, needs=2, size_bytes=60)
+        assert first.place == ""
+        assert list(line.drain()) == [between, new, last]
+        line.scheduler.retire("ns")
+        for number in range(3):
+            line.scheduler.remote(data_key("ns", number), 100)
+        new, between = line.index(2, needs=2), line.index(1, needs=1)
+        last = line.index(0, needs=1)
+        assert list(line.drain()) == [between, last, new]
+
+    def test_rewritten_while_the_newer_one_waits(self, line: Line) -> None:
+        """The older one turns to the newer one, which waits for it: that goes."""
+        for number in range(2):
+            line.scheduler.remote(data_key("ns", number), 100)
+        old, new = line.index(0, needs=0), line.index(1, needs=1)
+        assert line.take() is old
+        assert line.take() is None
+        line.scheduler.again_at(old, line.now)
+        newer = line.index(0, needs=1, size_bytes=60)
+        assert old.place == ""
+        assert list(line.drain()) == [new, newer]
+
+    def test_short_of_data_that_nobody_announced(self, line: Line) -> None:
+        """It is not waited for: who stores the newer one sees that data on disk, and announces it."""
+        line.scheduler.remote(data_key("ns", 1), 100)
+        old, new = line.index(0, needs=0, needs_bytes=100), line.index(1, needs=1)
+        assert line.take() is new
+        line.scheduler.release(line.index(2, needs=1, staged=None))
+        data = line.data(0)
+        line.scheduler.again_at(new, line.now)
+        assert line.take_all() == [data]
+        line.settle(data)
+        assert line.take_all() == [old]
+
+    def test_other_namespaces(self, line: Line) -> None:
+        """They have nothing to do with it."""
+        line.scheduler.remote(data_key("other", 1), 100)
+        line.data(0)
+        line.index(0, needs=0)
+        other = line.add(index_key("other", 1), needs=1, size_bytes=50, staged="run-9/i1")
+        assert other.place == "ready"
+
+
 class TestUnchecked:
     """Data files before the needed one that nobody announced: whoever sees the disk compares them."""
 

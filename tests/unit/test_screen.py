@@ -23,6 +23,7 @@ from hookd.admin.listing import queue_text
 from hookd.admin.story import tell
 from hookd.admin.view import LedgerAnswer, queue_view, view
 from hookd.drain import Progress
+from hookd.files import data_key
 from hookd.journal.records import JobState
 from hookd.parts import Parts
 from tests.fakes.parts import FakeSpool, add_job, fake_parts
@@ -183,6 +184,8 @@ def everything(parts: Parts) -> dict[str, Any]:
     parts.dispatcher.counts.errors["conflict"] = 3
     parts.dispatcher.counts.last_error["conflict"] = "other content"
     parts.retriever.failed, parts.retriever.last_error = 1, "no such file"
+    arriving = {data_key("ns", 4): (3 << 20, 8 << 20)}
+    parts.retriever.arriving = lambda: arriving  # type: ignore[method-assign,assignment,return-value]
     parts.admission.tally.refused = 2
     parts.admission.tally.by_hook["jump-data"] = 4
     parts.notices.append("a notice")
@@ -205,6 +208,7 @@ def test_plain_lines(parts: Parts) -> None:
         "Stored     9 files, 900 B, verified by checksum",
         "Snapshots  0 B of 4 GiB",
         "Spool      1 unreadable",
+        "Fetching   data/ns/d4: 3 MiB of 8 MiB",
         "Retrieved  0 data files brought back, 1 failed, last: no such file",
         r"! namespace bad\x1b[2J\nname takes no stores: i3 is gone",
         "! 1 file is quarantined: decide with `hookd retry` or `hookd skip`",

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +88,27 @@ def test_before_anybody_listens(number: int) -> None:
         assert found.says() == str(int(signal.SIGINT))
         found.send(signal.SIGHUP)
         assert found.says() == str(int(signal.SIGHUP))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_before_the_first_line(number: int) -> None:
+    """Started with the signals blocked, one that comes before Python runs is kept like any other."""
+    process = subprocess.Popen(
+        ["env", "--block-signal", sys.executable, "-c", PROGRAM.format(rest=TAKES)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        status = Path(f"/proc/{process.pid}/status")
+        while "SigBlk:\t0000000000000000" in status.read_text():
+            time.sleep(0.0005)  # env has not come so far
+        found = Program(process)
+        found.send(number)
+        assert found.says() == "caught"
+        found.go_on()
+        assert found.says() == str(int(number))
+        process.kill()
 
 
 def test_while_asleep() -> None:

@@ -328,7 +328,7 @@ async def test_a_damaged_manifest_of_a_namespace_made_again(
         await store_all(found)
         await found.fence.publish()
         assert manifest.COPY not in store.records
-        await found.dispatcher.disown(NS, "zdb deleted the namespace", retire=True)
+        await found.dispatcher.departures.disown(NS, "zdb deleted the namespace", retire=True)
         found.fence.changed()
         wipe(tmp_path / "a")
         for number in range(2):

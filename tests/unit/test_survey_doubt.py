@@ -10,7 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hookd.files import Kind, data_key, index_key, namespace_key
+from hookd import manifest, scan
+from hookd.files import FileKey, Kind, data_key, index_key, namespace_key
 from hookd.restore.table import Here, There
 from tests.conftest import Logs
 from tests.fakes.audits import data_bytes, index_bytes
@@ -178,6 +179,44 @@ async def test_a_wiped_store_and_a_lost_disk(tmp_path: Path) -> None:
     assert index_key(NS, 3) in files_of(tmp_path)
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_wiped_store_and_complete_files(tmp_path: Path, logs: Logs, late: bool) -> None:
+    """zdb is served, and no manifest names what the store has not, also not `late`, where it is away at
+    the start. All is stored again, but for what is not here.
+    """
+    store = await stored_by_us(tmp_path)
+    good = dict(store.content)
+    lose(tmp_path, "d0")
+    store.content, store.records = {}, {}
+    published: list[set[FileKey]] = []
+    put_record = store.put_record
+
+    async def put_and_tell(name: str, content: bytes) -> None:
+        if name == manifest.NAME:
+            published.append(set(manifest.decode(content).files))
+        await put_record(name, content)
+
+    store.put_record = put_and_tell  # type: ignore[method-assign]
+    async with rig(tmp_path, store, names=(NS,)) as found:
+        if late:
+            store.down = "away"
+        assert (await found.survey.survey()).code == 0
+        assert (await found.survey.judge()).code == 0
+        store.down = None
+        if late:
+            await found.fence.guard()
+        assert published == [{data_key(NS, 0)}], "it is not here: the audit says whether it is lost"
+        ledger = await found.ledger()
+        assert set(ledger) == {data_key(NS, 0)}
+        jobs = scan.unannounced(found.roots, ledger, found.scheduler, skip=(), with_active=True)
+        await found.journal.add_jobs(jobs)
+        found.dispatcher.enqueue(jobs)
+        await found.empty()
+        await found.fence.publish()
+        assert published[-1] == set(good)
+    assert store.content == {key: each for key, each in good.items() if key != data_key(NS, 0)}
+
+
 async def test_a_wiped_store_and_the_word_to_begin_anew(tmp_path: Path) -> None:
     """`--take local` is the choice that the refusal names."""
     zdb_at(tmp_path)
@@ -263,7 +302,7 @@ async def test_snapshots_of_which_a_part_is_lost(tmp_path: Path, logs: Logs) -> 
     store.down = None
     async with rig(tmp_path, store, names=(NS,), run=False) as found:
         [job] = [job for job in found.scheduler if job.key == data_key(NS, 3)]
-        await found.dispatcher.withdraw(job, "skip")
+        await found.dispatcher.departures.withdraw(job, "skip")
         await found.survey.survey()
         assert (await found.survey.judge()).code == 1
         assert "--take local|remote" in found.held[NS]

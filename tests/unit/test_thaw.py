@@ -105,7 +105,7 @@ async def test_durable(tmp_path: Path, logs: Logs) -> None:
     async with rig(tmp_path, run=False, staging_bytes=SIZE) as found:
         job = await waits(found, 0, 1)
         newest = await owes(found, 1)
-        assert await found.dispatcher._attempts._thaw.make_room(newest, SIZE)
+        assert await found.dispatcher._attempts._sources._thaw.make_room(newest, SIZE)
         assert row(found, job) == (None, 1, None)
         assert found.rows("SELECT count(*) FROM snapshots") == [(0,)]
         assert found.staged() == []
@@ -134,7 +134,7 @@ async def test_the_only_copy(tmp_path: Path, change: Any) -> None:
         job = await waits(found, 0, 1)
         newest = await owes(found, 1)
         change(found, job.key)
-        assert not await found.dispatcher._attempts._thaw.make_room(newest, SIZE)
+        assert not await found.dispatcher._attempts._sources._thaw.make_room(newest, SIZE)
         assert job.digest == digest_of(bytes(SIZE))
         assert len(found.staged()) == 1
 
@@ -146,7 +146,7 @@ async def test_not_in_vain(tmp_path: Path) -> None:
         on_its_way = await waits(found, 1, 1)
         assert on_its_way.place == "ready"
         newest = await owes(found, 2)
-        assert not await found.dispatcher._attempts._thaw.make_room(newest, 2 * SIZE)
+        assert not await found.dispatcher._attempts._sources._thaw.make_room(newest, 2 * SIZE)
         assert len(found.staged()) == 2
 
 
@@ -161,7 +161,7 @@ async def test_journal_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
         monkeypatch.setattr(found.journal, "_do", full)
         with pytest.raises(JournalUnavailable):
-            await found.dispatcher._attempts._thaw.make_room(newest, SIZE)
+            await found.dispatcher._attempts._sources._thaw.make_room(newest, SIZE)
         assert job.staged is not None
         assert (job.freeze, job.digest) == (False, digest_of(bytes(SIZE)))
         assert found.staging.path(job.staged).exists()

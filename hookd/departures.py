@@ -1,0 +1,219 @@
+"""Stage departures: jobs that leave the line without having been stored.
+
+In: jobs that a newer one stands for, that somebody gave up, or whose namespace was deleted; out: rows
+that say so, snapshots removed. The invariants:
+
+- a snapshot is removed only after the row says that it is not needed;
+- a job that has left the line while the journal could not be told is known here (`unkept`, and to
+  `disown`) until it can: a restart before that brings the job back;
+- a running job of a deleted namespace ends first; what it stores counts as the deleted one's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from hookd.errors import JournalError
+from hookd.files import FileKey, Kind, Roots
+from hookd.journal import Job, JobState, Journal
+from hookd.log import get
+from hookd.scheduler import Scheduler
+from hookd.snapshot import Staging
+
+log = get("dispatcher")
+
+JOURNAL_AGAIN_S = 1.0
+"""How long until a journal that could not be written is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disowned:
+    """Why a running job is given up, and who wants to know when it has ended."""
+
+    reason: str
+    ended: Callable[[], None]
+
+
+class Departures:
+    """Takes jobs out of the line, and out of the journal's open ones."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        journal: Journal,
+        staging: Staging,
+        roots: Roots,
+        wake: Callable[[], None],
+        superseded: Callable[[int], None],
+    ) -> None:
+        """`wake`: something else may be due; `superseded` is told how many others stand for now."""
+        self._scheduler = scheduler
+        self._journal = journal
+        self._staging = staging
+        self._roots = roots
+        self._wake = wake
+        self._superseded = superseded
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._disowned: dict[int, Disowned] = {}
+        """Running jobs whose namespace was deleted."""
+        self._leaving: dict[int, Job] = {}
+        """Jobs that have left the line while their rows are open still: a restart brings them back."""
+
+    # -- a newer one stands for it -------------------------------------------------------------
+
+    @property
+    def unkept(self) -> int:
+        """How often jobs left the line and the journal does not say so yet."""
+        return len(self._tasks)
+
+    def supersede(self, gone: list[Job], newer: Job) -> None:
+        """`newer` stands for `gone`, which have left the line; made durable a moment later."""
+        self._superseded(len(gone))
+        self._leaving.update({job.id: job for job in gone})
+        self._soon(self._supersede_soon(gone, newer))
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Nobody waits for it but the drain."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _supersede_soon(self, gone: list[Job], newer: Job) -> None:
+        """`gone` have left the line. Their snapshots stay until that is durable: after a restart
+        the rows are open again, and `Outdated` if `newer` was stored meanwhile.
+        """
+        try:
+            await self._journal.supersede(gone, newer)
+        except JournalError as error:
+            log.error("superseding not kept", file=str(newer.key), error=str(error))
+            ids = [job.id for job in gone]
+            await self._move_later(ids, JobState.SUPERSEDED, f"by job {newer.id}")
+        for job in gone:
+            self._leaving.pop(job.id, None)
+        for job in gone:
+            await self.drop_snapshot(job)
+
+    async def _move_later(self, ids: list[int], state: JobState, note: str) -> None:
+        """Once the journal can be written again. A newer job may be settled by then: its row stays."""
+        while True:
+            await anyio.sleep(JOURNAL_AGAIN_S)
+            with contextlib.suppress(JournalError):
+                await self._journal.move(ids, state, note)
+                return
+
+    async def outdated(self, job: Job) -> None:
+        """What was read later than `job` is stored: it leaves."""
+        self._scheduler.finished(job)
+        self._superseded(1)
+        self._leaving[job.id] = job
+        await self._journal.move([job.id], JobState.SUPERSEDED, "a newer one was stored")
+        self._leaving.pop(job.id, None)
+        await self.drop_snapshot(job)
+
+    async def drop_snapshot(self, job: Job) -> None:
+        """Its row does not need it any more."""
+        if job.staged is not None:
+            await anyio.to_thread.run_sync(self._staging.remove, [job.staged])
+
+    # -- somebody gave it up -------------------------------------------------------------------
+
+    async def withdraw(self, job: Job, reason: str) -> None:
+        """Somebody gave the job up for `reason`; the row says so."""
+        if job.state is JobState.RUNNING:
+            return
+        self._scheduler.give_up(job.key)
+        await self.give_up(job, reason)
+
+    async def disown(
+        self,
+        namespace: str,
+        reason: str,
+        *,
+        retire: bool = False,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Every job of the namespace is given up. A running one ends first, and what it stores counts
+        as of a deleted namespace; should we die before that, it is not begun again.
+
+        `retire`: what is proven of the namespace is nobody's from the same moment on. `ended` is called
+        after each of those: until then they stood for the files of their names.
+        """
+        jobs = [job for job in self._scheduler if job.key.namespace == namespace]
+        idle = [job for job in jobs if job.state is not JobState.RUNNING]
+        for job in jobs:  # all at once: none of them may be begun meanwhile
+            if job.state is JobState.RUNNING:
+                self._disowned[job.id] = Disowned(reason, ended)
+        for job in idle:
+            job.state = JobState.WITHDRAWN
+            self._scheduler.finished(job)
+        # and those that nobody would stand for any more, should they come back
+        leaving = [job for job in self._leaving.values() if job.key.namespace == namespace]
+        ids = [job.id for job in (*jobs, *leaving)]
+        for job in idle:
+            log.warning("withdrawn", file=str(job.key), reason=reason)
+        try:
+            if retire:
+                await self._journal.withdraw(namespace, ids, reason)
+                self._scheduler.retire(namespace)
+            else:
+                await self._journal.move(ids, JobState.WITHDRAWN, reason)
+        except JournalError:
+            self._soon(self._disown_later(ids, idle, reason))
+            raise
+        for job in idle:
+            await self.drop_snapshot(job)
+        self._wake()
+
+    async def _disown_later(self, ids: list[int], idle: list[Job], reason: str) -> None:
+        await self._move_later(ids, JobState.WITHDRAWN, reason)
+        for job in idle:
+            await self.drop_snapshot(job)
+
+    async def give_up(self, job: Job, reason: str) -> None:
+        """It leaves, and its row says why; whatever it was doing is over."""
+        job.state = JobState.WITHDRAWN
+        self._scheduler.finished(job)
+        await self._journal.move([job.id], JobState.WITHDRAWN, reason)
+        await self.drop_snapshot(job)
+        log.warning("withdrawn", file=str(job.key), reason=reason)
+        self._wake()
+
+    # -- running jobs of a deleted namespace ---------------------------------------------------
+
+    def is_disowned(self, job: Job) -> bool:
+        """Whether the namespace of a running job was deleted since it began."""
+        return job.id in self._disowned
+
+    def why_disowned(self, job: Job) -> str | None:
+        """Why the namespace of a running job gave it up, or None."""
+        disowned = self._disowned.get(job.id)
+        return None if disowned is None else disowned.reason
+
+    def ended(self, job: Job) -> None:
+        """A job that ran has left the line; whoever waited for that is told."""
+        if (disowned := self._disowned.pop(job.id, None)) is not None:
+            disowned.ended()
+
+    async def went_with_it(self, job: Job) -> bool:
+        """Whether the file was of a namespace whose deletion was heard of before this event.
+
+        Nobody has a file of such a number: zdb removes none but all at once, and a data file that was
+        evicted has an index after it.
+        """
+        if not await self._journal.was_retired(job.key):
+            return False
+        return await anyio.to_thread.run_sync(self._is_beyond, job.key)
+
+    def _is_beyond(self, key: FileKey) -> bool:
+        """Whether the namespace on disk ends before this file. Blocking."""
+        roots, name = self._roots, key.namespace
+        here = [*roots.numbers(Kind.INDEX, name), *roots.numbers(Kind.DATA, name)]
+        return all(number < key.number for number in here) or not here

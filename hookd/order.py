@@ -1,0 +1,237 @@
+"""Stage order: what must be in the store before a job may go; rule 2 of the scheduler. Pure.
+
+In: what is remote, what is open, of one namespace; out: the file that holds a job back, the jobs that may
+be looked at again. The invariants:
+
+- a job that is held back is found again by whatever frees it: the lowest open data file moves, or the
+  very file that it waits for is stored, leaves the line, or is held back itself;
+- nobody waits in a circle: data files wait for nothing, whoever waits for a newer index is waited for by
+  none, and so whoever waits for an older one comes to ever older ones, and to data.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from hookd.files import FileKey, Kind, index_key
+from hookd.journal.records import Job
+
+Lines = Mapping[FileKey, list[Job]]
+"""The open jobs of each file, oldest first."""
+
+
+@dataclass(slots=True)
+class Order:
+    """What rule 2 knows of one namespace."""
+
+    name: str
+    open_data: dict[int, int] = field(default_factory=dict)
+    """Data file number → open jobs for it."""
+    lowest: list[int] = field(default_factory=list)
+    """Heap over `open_data`'s keys; closed ones are dropped when they surface."""
+    remote: dict[int, int] = field(default_factory=dict)
+    """Data file number → proven remote length in bytes."""
+    indexes: set[int] = field(default_factory=set)
+    """Numbers of the index files that are remote in some version."""
+    newest_index: int | None = None
+    """The highest of them."""
+    waiting: list[tuple[int, int, Job]] = field(default_factory=list)
+    """Heap of (needs, id, job) that an open data file holds back."""
+    short: dict[FileKey, list[Job]] = field(default_factory=dict)
+    """File → jobs that wait for it: for a data file to be remote in full, for an index to be."""
+    checked: int = 0
+    """Every data file below this number was found to be remote as long as it is here."""
+    indexes_up_to: int = 0
+    """Every index file below this number is remote in some version."""
+    given_up: set[int] = field(default_factory=set)
+    """Numbers of data files that somebody decided not to store."""
+    given_up_indexes: set[int] = field(default_factory=set)
+    """Numbers of index files that somebody decided not to store."""
+    going: list[int] = field(default_factory=list)
+    """Numbers of index files that are not remote in any version and go before newer ones, ascending."""
+    following: dict[int, set[int]] = field(default_factory=dict)
+    """Index file number → those of older ones that wait for it."""
+
+    # -- what is remote ------------------------------------------------------------------------
+
+    def proven(self, key: FileKey, size_bytes: int) -> None:
+        """`key` is remote with this length."""
+        if key.kind is Kind.DATA:
+            self.remote[key.number] = size_bytes
+        elif key.kind is Kind.INDEX:
+            self.indexes.add(key.number)
+            self.newest_index = max(self.newest_index or 0, key.number)
+            _remove(self.going, key.number)
+
+    def retire(self) -> None:
+        """What is remote says nothing about files to come."""
+        self.remote.clear()
+        self.indexes.clear()
+        self.newest_index = None
+        self.indexes_up_to = 0
+        self.checked = 0
+        self.given_up.clear()
+        self.given_up_indexes.clear()
+
+    def give_up(self, key: FileKey) -> None:
+        """Somebody decided that the file is not stored."""
+        if key.kind is Kind.DATA:
+            self.given_up.add(key.number)
+        elif key.kind is Kind.INDEX:
+            self.given_up_indexes.add(key.number)
+
+    def is_remote(self, key: FileKey) -> bool:
+        """Whether a data or index file is remote in some version."""
+        return key.number in (self.remote if key.kind is Kind.DATA else self.indexes)
+
+    def not_remote(self, kind: Kind, numbers: Iterable[int]) -> list[int]:
+        """Which of these data or index files are not remote in any version, nor given up."""
+        if kind is Kind.INDEX:
+            return [number for number in numbers if number not in self.indexes]
+        known, given_up = self.remote, self.given_up
+        return [n for n in numbers if n not in known and n not in given_up]
+
+    def unchecked(self, needs: int) -> list[tuple[FileKey, int]]:
+        """(data file, proven remote length or 0) of those before `needs` that nobody has compared."""
+        return [
+            (FileKey(Kind.DATA, self.name, number), self.remote.get(number, 0))
+            for number in range(self.checked, needs)
+            if number not in self.given_up
+        ]
+
+    def indexes_before(self, number: int) -> list[FileKey]:
+        """Index files below `number` that are not remote in any version, nor given up."""
+        while self.indexes_up_to in self.indexes:
+            self.indexes_up_to += 1
+        return [
+            FileKey(Kind.INDEX, self.name, each)
+            for each in range(self.indexes_up_to, number)
+            if each not in self.indexes and each not in self.given_up_indexes
+        ]
+
+    # -- who waits for what --------------------------------------------------------------------
+
+    def obstacle(self, job: Job, lines: Lines) -> FileKey | None:
+        """The file that holds a job back, or None: data first, then the newer index that it points to,
+        then the newest of the older indexes.
+        """
+        if job.needs is None:
+            return None
+        if (found := self._data(job) or self._newer(job, lines)) is not None:
+            return found
+        return self._older(job) if job.key.kind is Kind.INDEX else None
+
+    def _data(self, job: Job) -> FileKey | None:
+        """The data file that is not remote as far as the job needs it."""
+        assert job.needs is not None
+        lowest = self._lowest_open()
+        if lowest is not None and lowest <= job.needs:
+            return FileKey(Kind.DATA, self.name, lowest)
+        if self.remote.get(job.needs, 0) < job.needs_bytes:
+            return FileKey(Kind.DATA, self.name, job.needs)
+        return None
+
+    def _newer(self, job: Job, lines: Lines) -> FileKey | None:
+        """The index of its own jump, for one that zdb rewrote to point there."""
+        if job.key.kind is not Kind.INDEX or job.needs is None or job.key.number >= job.needs:
+            return None
+        newest = index_key(self.name, job.needs)
+        if job.needs not in self.indexes:
+            return newest
+        ahead = any(other.turn < job.id for other in lines.get(newest, ()))
+        return newest if ahead else None
+
+    def _older(self, job: Job) -> FileKey | None:
+        """The newest of the indexes before it that go first: else the store would have a gap, and a
+        restore be refused, for as long as they take. What is remote in some version makes none.
+
+        What waits for a newer index does not go first. If that one is older than this job, that does, and
+        once it is stored the other waits no more, and goes first in its turn.
+        """
+        number = job.key.number
+        at = 0 if number in self.indexes else bisect_left(self.going, number)
+        return index_key(self.name, self.going[at - 1]) if at else None
+
+    def weigh(self, number: int, lines: Lines) -> bool:
+        """Whether an index goes before newer ones; to be asked whenever its first job is another one, or
+        may wait for something else. True if it did so and does not any more.
+        """
+        line = lines.get(index_key(self.name, number))
+        newer = self._newer(line[0], lines) if line else None
+        if newer is not None:
+            self.following.setdefault(newer.number, set()).add(number)
+        if line and newer is None and number not in self.indexes and not self._is_short(line[0]):
+            _insert(self.going, number)
+            return False
+        return _remove(self.going, number)
+
+    def _is_short(self, job: Job) -> bool:
+        """Whether it waits for data that nobody has announced. Whoever waited for it would not get to see
+        that on disk, and announce it.
+        """
+        found = None if job.needs is None else self._data(job)
+        return found is not None and found.number not in self.open_data
+
+    def hold(self, job: Job, obstacle: FileKey) -> None:
+        """Keep the job until the obstacle may be gone."""
+        assert job.needs is not None
+        if obstacle.kind is Kind.DATA and obstacle.number in self.open_data:
+            job.place = "waiting"
+            heapq.heappush(self.waiting, (job.needs, job.id, job))
+        else:
+            job.place = "short"
+            self.short.setdefault(obstacle, []).append(job)
+
+    def waiting_for(self, key: FileKey, lines: Lines) -> list[Job]:
+        """Those that waited for this very file, and are not held any more."""
+        if key.kind is Kind.INDEX:
+            for number in self.following.pop(key.number, ()):
+                self.weigh(number, lines)
+        return [job for job in self.short.pop(key, ()) if job.place == "short"]
+
+    def opened(self, key: FileKey) -> None:
+        """A job for a file joins."""
+        if key.kind is Kind.INDEX:
+            self.given_up_indexes.discard(key.number)
+        elif key.kind is Kind.DATA:
+            self.given_up.discard(key.number)
+            if key.number not in self.open_data:
+                heapq.heappush(self.lowest, key.number)
+            self.open_data[key.number] = self.open_data.get(key.number, 0) + 1
+
+    def closed(self, key: FileKey) -> list[Job]:
+        """A job for a data file has left; those that it does not hold back any more."""
+        self.open_data[key.number] -= 1
+        if self.open_data[key.number]:
+            return []
+        del self.open_data[key.number]
+        lowest, free = self._lowest_open(), []
+        while self.waiting and (lowest is None or self.waiting[0][0] < lowest):
+            job = heapq.heappop(self.waiting)[-1]
+            if job.place == "waiting":
+                free.append(job)
+        return free
+
+    def _lowest_open(self) -> int | None:
+        while self.lowest and self.lowest[0] not in self.open_data:
+            heapq.heappop(self.lowest)
+        return self.lowest[0] if self.lowest else None
+
+
+def _insert(numbers: list[int], number: int) -> None:
+    """Into an ascending list, once."""
+    at = bisect_left(numbers, number)
+    if at == len(numbers) or numbers[at] != number:
+        numbers.insert(at, number)
+
+
+def _remove(numbers: list[int], number: int) -> bool:
+    """From an ascending list, if it is there; whether it was."""
+    at = bisect_left(numbers, number)
+    found = at < len(numbers) and numbers[at] == number
+    if found:
+        del numbers[at]
+    return found

@@ -1,0 +1,147 @@
+"""A restore by hand of some namespaces: those alone, and nothing of the others is lost by it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hookd import manifest
+from hookd.files import FileKey
+from hookd.restore.local import WORK
+from hookd.restore.result import told
+from hookd.restore.table import Decision, Here
+from tests.conftest import Logs
+from tests.fakes.rig import rig
+from tests.fakes.silent_zdb import SilentZdb
+from tests.fakes.store import MemoryStore
+from tests.fakes.survey_files import EXPECTED, entries_of, files_of, fill, wipe
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
+
+ONE, OTHER = "one", "other"
+
+
+@pytest.fixture(autouse=True)
+def may_warn(logs: Logs) -> None:
+    """What these tests are about is said loudly."""
+    logs.allow(*EXPECTED)
+
+
+def two_at(folder: Path) -> dict[FileKey, bytes]:
+    """A zdb with two namespaces; its files."""
+    zdb = SilentZdb.at(folder)
+    for name in (ONE, OTHER):
+        zdb.create(name)
+        zdb.churn(name, 6)
+        zdb.rotate(name)
+        zdb.churn(name, 3)
+    return files_of(folder)
+
+
+def here(folder: Path) -> set[str]:
+    """Namespaces with files."""
+    return {key.namespace for key in files_of(folder)}
+
+
+@pytest.mark.parametrize("knows", [False, True])
+async def test_only_that_one(tmp_path: Path, knows: bool) -> None:
+    """With a new journal and an old one; the other one comes with the next survey."""
+    files, store = two_at(tmp_path), MemoryStore()
+    fill(store, files, named=True)
+    wipe(tmp_path)
+    async with rig(tmp_path, store) as found:
+        if knows:
+            await found.survey.survey()
+            await found.survey.judge()
+            wipe(tmp_path)
+        assert await found.survey.by_hand([ONE]) is None
+        assert here(tmp_path) == {ONE}
+        result = told(found.survey.findings, [ONE])
+        assert list(result.restored) == [ONE]
+        assert list(result.left) == [OTHER]
+        assert list(found.held) == [OTHER], "zdb must not serve it blank"
+        assert not found.survey.undecided
+        named = manifest.decode(store.records[manifest.NAME])
+        assert set(named.namespaces) == {ONE, OTHER}
+        assert (await found.survey.survey()).code == 0
+        assert (await found.survey.judge()).code == 0
+        assert here(tmp_path) == {ONE, OTHER}
+    assert store.content == files
+
+
+async def test_ready_before_the_others_are_back(tmp_path: Path) -> None:
+    """A zdb whose namespaces-init nobody answered may not serve what was left out."""
+    files, store = two_at(tmp_path), MemoryStore()
+    fill(store, files, named=True)
+    wipe(tmp_path)
+    async with rig(tmp_path, store) as found:
+        assert await found.survey.by_hand([ONE]) is None
+        assert (await found.survey.judge()).code == 1
+
+
+async def test_without_a_manifest_all_come_together(tmp_path: Path) -> None:
+    """Ours would not name what was left out, and nobody would ask for it again: nothing is restored."""
+    files, store = two_at(tmp_path), MemoryStore()
+    store.lists = True
+    fill(store, files, named=False)
+    wipe(tmp_path)
+    async with rig(tmp_path, store) as found:
+        assert await found.survey.by_hand([ONE]) is None
+        assert here(tmp_path) == set()
+        assert "without --namespace" in told(found.survey.findings, [ONE]).refused[ONE]
+        assert await found.survey.by_hand() is None
+        assert here(tmp_path) == {ONE, OTHER}
+
+
+async def test_what_was_chosen_for_others_waits(tmp_path: Path) -> None:
+    """A choice for the other one is neither followed nor forgotten."""
+    files, store = two_at(tmp_path), MemoryStore()
+    fill(store, files, named=True)
+    async with rig(tmp_path, store) as found:
+        await found.survey.survey()
+        shutil.rmtree(tmp_path / "index" / ONE)
+        await found.survey.choices.choose("*", "remote")
+        assert await found.survey.by_hand([ONE]) is None
+        assert found.survey.findings[ONE].decision is Decision.RESTORE
+        assert not list((tmp_path / "index" / OTHER).glob(".hookd-aside-*"))
+        assert found.survey.choices.of(OTHER) == "remote"
+        assert found.survey.choices.of(ONE) is None
+
+
+async def test_a_store_that_is_away(tmp_path: Path) -> None:
+    """It is not waited for, and says why; nothing is changed."""
+    files, store = two_at(tmp_path), MemoryStore()
+    fill(store, files, named=True)
+    async with rig(tmp_path, store) as found:
+        await found.journal.adopt(entries_of(files))
+        shutil.rmtree(tmp_path / "index" / ONE)
+        before = files_of(tmp_path)
+        store.down = "away"
+        assert "away" in (await found.survey.by_hand([ONE]) or "")
+        assert files_of(tmp_path) == before
+        assert not found.survey.running
+        assert not found.survey.undecided
+
+
+async def test_a_half_restore_goes_on(tmp_path: Path) -> None:
+    """What a killed restore of one namespace leaves is marked, so that the next survey ends it."""
+    files, store = two_at(tmp_path), MemoryStore()
+    fill(store, files, named=True)
+    wipe(tmp_path)
+    async with rig(tmp_path, store) as found:
+        (tmp_path / "index" / ONE / WORK).mkdir(parents=True)
+        assert await found.survey.by_hand([OTHER]) is None
+        assert found.survey.findings[ONE].here is Here.INTERRUPTED
+        assert (await found.survey.survey()).code == 0
+    assert files_of(tmp_path).keys() >= {key for key in files if key.root == "index"}
+
+
+async def test_nobody_is_called_so(tmp_path: Path) -> None:
+    """Neither here nor there."""
+    async with rig(tmp_path, MemoryStore()) as found:
+        assert await found.survey.by_hand(["nobody"]) is None
+        assert told(found.survey.findings, ["nobody"]).refused == {
+            "nobody": "the store has no files of it"
+        }

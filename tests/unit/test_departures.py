@@ -1,0 +1,224 @@
+"""Departures: jobs that leave the line unstored, and their rows and snapshots with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from hookd.errors import JournalUnavailable
+from hookd.files import data_key, index_key
+from hookd.journal import JobState, LedgerEntry
+from tests.conftest import Logs
+from tests.fakes.owed import frozen
+from tests.fakes.rig import rig
+from tests.fakes.store import MemoryStore
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
+
+RETRY = "will retry"
+QUARANTINED = "quarantined"
+
+
+class TestSuperseded:
+    async def test_snapshot_is_removed(self, tmp_path: Path) -> None:
+        """A superseded snapshot never reaches the store, its file and its row are closed."""
+        async with rig(tmp_path, run=False) as found:
+            key = index_key("ns", 0)
+            await frozen(found, key, b"first" * 10)
+            await frozen(found, key, b"second" * 10)
+            await found.eventually(lambda: len(found.staged()) == 1)
+            assert found.states() == [(str(key), "superseded"), (str(key), "pending")]
+            assert found.dispatcher.counts.superseded == 1
+        async with rig(tmp_path) as found:
+            await found.empty()
+            assert [content for _, content in found.store.puts] == [b"second" * 10]
+
+    async def test_behind_a_running_one(self, tmp_path: Path) -> None:
+        """A newer snapshot waits until the running one ends; the store never goes back."""
+        async with rig(tmp_path) as found:
+            key = index_key("ns", 0)
+            gate = found.store.gates[key] = anyio.Event()
+            await frozen(found, key, b"first" * 10)
+            await found.until(lambda: key in found.store.waiting)
+            await frozen(found, key, b"other" * 10)
+            gate.set()
+            await found.empty()
+            assert [content for _, content in found.store.puts] == [b"first" * 10, b"other" * 10]
+            await found.eventually(lambda: not found.staged())
+
+    async def test_fails_with_a_newer_one_behind(self, tmp_path: Path) -> None:
+        """A failed one gives way to the newer one; its snapshot goes."""
+        async with rig(tmp_path, guarded=False) as found:
+            key = index_key("ns", 0)
+            gate = found.store.gates[key] = anyio.Event()
+            found.store.wrong = {key}
+            await frozen(found, key, b"first" * 10)
+            await found.until(lambda: key in found.store.waiting)
+            await frozen(found, key, b"other" * 10)
+            gate.set()
+            await found.until(lambda: len(found.store.of("stat")) == 1)
+            found.store.wrong = set()
+            await found.empty()
+            assert found.store.content[key] == b"other" * 10
+            assert found.states() == [(str(key), "superseded"), (str(key), "settled")]
+            await found.eventually(lambda: not found.staged())
+
+    async def test_not_kept_in_the_journal(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A supersede that cannot be committed loses nothing, and after a restart the older one, open
+        again in the journal, does not go over the newer one that was stored meanwhile.
+        """
+        logs.expect("superseding not kept")
+        key = index_key("ns", 0)
+        store = MemoryStore()
+        async with rig(tmp_path, store, run=False) as found:
+
+            async def supersede(*_: object) -> None:
+                raise JournalUnavailable("disk full")
+
+            monkeypatch.setattr(found.journal, "supersede", supersede)
+            await frozen(found, key, b"first" * 10)
+            await frozen(found, key, b"other" * 10)
+            found.work()
+            await found.empty()
+            assert found.states() == [(str(key), "pending"), (str(key), "settled")]
+            assert len(found.staged()) >= 1
+        async with rig(tmp_path, store) as found:
+            await found.empty()
+            assert store.content[key] == b"other" * 10
+            assert [content for _, content in store.puts] == [b"other" * 10]
+            assert found.states()[0] == (str(key), "superseded")
+            await found.eventually(lambda: not found.staged())
+
+
+class TestDeleted:
+    async def test_withdrawn(self, tmp_path: Path, logs: Logs) -> None:
+        """A job that is given up is closed with its reason, its snapshot removed."""
+        logs.expect("withdrawn")
+        async with rig(tmp_path, run=False) as found:
+            job = await frozen(found, index_key("ns", 0), b"x" * 50)
+            await found.dispatcher.departures.withdraw(job, "zdb deleted the namespace")
+            assert len(found.scheduler) == 0
+            assert found.staged() == []
+            assert found.rows("SELECT state, error FROM jobs") == [
+                ("withdrawn", "zdb deleted the namespace")
+            ]
+
+    async def test_while_it_runs(self, tmp_path: Path) -> None:
+        """What is being stored when its namespace is deleted counts as of the deleted one: the next
+        namespace of that name is not in conflict with it.
+        """
+        async with rig(tmp_path) as found:
+            key = index_key("ns", 0)
+            gate = found.store.gates[key] = anyio.Event()
+            await frozen(found, key, b"old" * 50)
+            await found.until(lambda: key in found.store.waiting)
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace")
+            await found.journal.retire("ns")
+            gate.set()
+            await found.empty()
+            assert await found.ledger() == {}
+            await frozen(found, key, b"0" * 29)
+            await found.empty()
+            assert found.store.content[key] == b"0" * 29
+
+    async def test_in_one_transaction(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The ledger is nobody's from the moment that its jobs are given up: a crash between the two
+        would leave a ledger that says of a live file what a put under way has just replaced.
+        """
+        logs.expect("withdrawn")
+        async with rig(tmp_path, run=False) as found:
+            key = index_key("ns", 0)
+            await found.owe(key)
+            entry = LedgerEntry(
+                key=key, size_bytes=1, digest=b"d" * 16, stored_at=1.0, sealed=False
+            )
+            await found.journal.note_found([entry])
+            seen: list[tuple[str, bool]] = []
+            commit = found.journal._commits._transact
+
+            def transact(batch: Any) -> None:
+                commit(batch)
+                [(state, retired)] = found.rows(
+                    "SELECT state, retired_at IS NOT NULL FROM jobs, ledger"
+                )
+                seen.append((state, bool(retired)))
+
+            monkeypatch.setattr(found.journal._commits, "_transact", transact)
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace", retire=True)
+            assert seen == [("withdrawn", True)]
+
+    async def test_of_one_that_was_superseded(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that has left the line, and the journal could not be told: a restart would bring it back,
+        and it would be stored as of the next namespace of that name.
+        """
+        logs.expect("withdrawn", "superseding not kept")
+        monkeypatch.setattr("hookd.departures.JOURNAL_AGAIN_S", 3600.0)
+        async with rig(tmp_path, run=False) as found:
+            key = index_key("ns", 0)
+            await frozen(found, key, b"older" * 10)
+
+            async def fail(*_: Any) -> None:
+                raise JournalUnavailable("disk full")
+
+            with monkeypatch.context() as full:
+                full.setattr(found.journal, "supersede", fail)
+                await frozen(found, key, b"newer" * 10)
+                await found.eventually(lambda: bool(logs.of("superseding not kept")))
+            assert [state for _, state in found.states()] == ["pending", "pending"]
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace", retire=True)
+            assert [state for _, state in found.states()] == ["withdrawn", "withdrawn"]
+
+    async def test_while_it_runs_and_fails(self, tmp_path: Path, logs: Logs) -> None:
+        """If it fails then, it is given up instead of tried again."""
+        logs.expect("withdrawn")
+        async with rig(tmp_path) as found:
+            key = index_key("ns", 0)
+            gate = found.store.gates[key] = anyio.Event()
+            found.store.wrong = {key}
+            await frozen(found, key, b"old" * 50)
+            await found.until(lambda: key in found.store.waiting)
+            await found.dispatcher.departures.disown("ns", "zdb deleted the namespace")
+            gate.set()
+            await found.empty()
+            assert found.states() == [(str(key), "withdrawn")]
+
+
+class TestGoneWithItsNamespace:
+    """The event of a file comes after the deletion of its namespace."""
+
+    async def test_is_given_up(self, tmp_path: Path, logs: Logs) -> None:
+        """Nobody has the file any more, and nobody will: it holds up nothing for ever."""
+        logs.expect(RETRY, "withdrawn")
+        async with rig(tmp_path) as found:
+            await found.journal.retire("ns")
+            found.index(0)
+            found.data(0)
+            await found.admit(found.sealed(2))
+            await found.empty()
+            assert ("data/ns/d2", "withdrawn") in found.states()
+
+    async def test_not_without_a_deletion(self, tmp_path: Path, logs: Logs) -> None:
+        """Else somebody has lost a file: that stays to be seen."""
+        logs.expect(RETRY, QUARANTINED)
+        async with rig(tmp_path) as found:
+            found.index(0)
+            job = await found.owe(data_key("ns", 2), sealed=True)
+            await found.until(lambda: job.state is JobState.QUARANTINED)
+
+    async def test_not_below_what_is_here(self, tmp_path: Path, logs: Logs) -> None:
+        """The namespace on disk has had a file of that number."""
+        logs.expect(RETRY, QUARANTINED)
+        async with rig(tmp_path) as found:
+            await found.journal.retire("ns")
+            found.index(3)
+            job = await found.owe(data_key("ns", 2), sealed=True)
+            await found.until(lambda: job.state is JobState.QUARANTINED)
