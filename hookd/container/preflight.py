@@ -151,9 +151,10 @@ def check_store(loaded: Config, mountpoint: Path) -> None:
             f"is {path}, which is {where} and gone with the container; add -v NAME:{path}, or choose a"
             f" folder in {layout.DATA}",
         )
-    if store.kind == "directory" and store.directory is not None and not store.directory.must_exist:
-        if not real.is_dir() and not real.parent.is_dir():  # hookd makes one folder, not two
-            raise ConfigError(key, f"is {path}, but there is no folder {real.parent}; make it")
+    waited_for = store.directory is not None and store.directory.must_exist
+    if store.kind == "directory" and not waited_for and not (real.is_dir() or real.parent.is_dir()):
+        # hookd makes one folder, not two
+        raise ConfigError(key, f"is {path}, but there is no folder {real.parent}; make it")
 
 
 def warnings(settings: layout.Settings) -> Iterator[str]:

@@ -168,7 +168,7 @@ def test_a_store_that_goes_with_the_container(
 def test_a_store_that_cannot_be_made(here: Path) -> None:
     """hookd would end again and again over it; the rest of the container would wait."""
     environ = store_at(here, here / "typo" / "store")
-    with pytest.raises(ConfigError, match="no folder .*typo; make it"):
+    with pytest.raises(ConfigError, match="there is no folder"):
         preflight.check_hookd(environ)
     preflight.check_hookd({**environ, "HOOKD_STORE__DIRECTORY__MUST_EXIST": "true"})  # waited for
     preflight.check_hookd(store_at(here, here / "store"))
