@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 LOUD = ("warning", "error", "critical")
@@ -54,7 +55,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def logs() -> Iterator[Logs]:
-    """The log of this test."""
+    """The log of this test, every level of it, whatever a test before set up in this process."""
+    structlog.reset_defaults()
     with capture_logs() as events:
         found = Logs(events)
         yield found
