@@ -76,7 +76,7 @@ LABEL org.opencontainers.image.licenses="Apache-2.0" \
 FROM python AS qsfs
 COPY --from=components /components/ /usr/bin/
 COPY rootfs/etc/ /etc/
-COPY rootfs/usr/bin/ /usr/bin/
+COPY rootfs/usr/bin/qsfs-init /usr/bin/
 RUN for program in zdb zstor zinit; do "$program" --version >/dev/null || exit 1; done \
  && zdbfs --version | grep -q 'FUSE library'
 # Of the shim, which zdb starts; hookd takes the same places from its configuration.
@@ -86,7 +86,8 @@ LABEL org.opencontainers.image.title="qsfs" \
       org.opencontainers.image.description="zdbfs on zdb, stored by hookd in a zstor grid; on SIGTERM it ends when all is stored"
 HEALTHCHECK --interval=30s --timeout=35s --start-period=60s --retries=3 \
     CMD hookd status >/dev/null && grep -q " ${QSFS_MOUNTPOINT:-/mnt} fuse" /proc/mounts || exit 1
-ENTRYPOINT ["qsfs-init"]
+# PID 1 drops a stop signal that it has neither a handler for nor blocked: blocked before Python starts, it waits.
+ENTRYPOINT ["env", "--block-signal=TERM,INT", "qsfs-init"]
 
 # ---- the side-task --------------------------------------------------------------------------------------------
 FROM fetch AS rclone
@@ -102,11 +103,12 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
         /usr/share/doc/* /usr/share/man/*
 COPY --from=rclone /components/rclone /usr/bin/
+COPY rootfs/usr/bin/storage-init /usr/bin/
 RUN rclone version && fusermount3 --version
 LABEL org.opencontainers.image.title="hookd storage" \
       org.opencontainers.image.description="A remote mounted by rclone; on SIGTERM it ends when all writes are uploaded"
 # Ready, and neither hanging nor refused: `hookd health` answers from the last bounded look, and touches no mount.
 HEALTHCHECK --interval=10s --timeout=15s --start-period=60s --retries=3 \
     CMD hookd mount wait --timeout 5 && hookd health >/dev/null || exit 1
-# PID 1 drops a stop signal that it has neither a handler for nor blocked: blocked before Python starts, it waits.
-ENTRYPOINT ["env", "--block-signal=TERM,INT", "hookd", "mount"]
+# Signals as above. Another command than `hookd mount` is run as it is: storage-init.
+ENTRYPOINT ["env", "--block-signal=TERM,INT", "storage-init"]

@@ -6,8 +6,8 @@ has died, and a zstor that was started without all of its backends, once they ar
 container its exit code. When zinit dies its services become children of this process, and are stopped in
 order: without zinit nothing would be started again that ends.
 
-Weakness: a stop signal before rootfs/usr/bin/qsfs-init has blocked it, some hundredths of a second, is
-dropped by the kernel, as for every PID 1 that has not said what to do with it.
+Weakness: a stop signal in the first millisecond, before the image's ENTRYPOINT has blocked it (`env
+--block-signal`), is dropped by the kernel, as for every PID 1 that has not said what to do with it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from hookd.container import backends, layout, mounts, preflight, services, supervisor, zstor_toml
+from hookd.container.flush import Flush
 from hookd.container.loglines import LogPump
 from hookd.container.stop import Stop
 from hookd.container.supervisor import Supervisor
@@ -54,12 +55,22 @@ def run(environ: Mapping[str, str]) -> int:
             register_secret(secret)
     lock = lock_file(layout.STATE / "container.lock", "/data")
     _clear_run()
+    flush = Flush(lambda line: pump.say(line))
     pump = LogPump(
-        layout.LOGS, layout.SERVICES, {"zstor": layout.ZSTOR_LOG}, terminals=("zdb", "fs")
+        layout.LOGS,
+        layout.SERVICES,
+        {"zstor": layout.ZSTOR_LOG},
+        terminals=("zdb", "fs"),
+        listeners={"fs": flush.hear},
     )
     pump.start()
+
+    def unwritten() -> str:
+        pump.settle()
+        return flush.unwritten
+
     try:
-        return Init(settings, found, pump.say).run()
+        return Init(settings, found, pump.say, unwritten).run()
     finally:
         pump.finish()
         os.close(lock)
@@ -73,11 +84,13 @@ class Init:
         settings: layout.Settings,
         found: zstor_toml.Backends | None,
         say: Callable[[str], None],
+        unwritten: Callable[[], str],
     ) -> None:
-        """`found` are zstor's backends, None where the store is another one."""
+        """`found` are zstor's backends, None where the store is another one; `unwritten`: see `Stop`."""
         self._settings = settings
         self._backends = found
         self._say = say
+        self._unwritten = unwritten
         self._zinit = Zinit()
         self._process: subprocess.Popen[bytes] | None = None
         self._zinit_code: int | None = None
@@ -186,6 +199,7 @@ class Init:
             is_ready=lambda: services.connects(layout.HOOK_SOCKET),
             unmount=self._unmount,
             hurried=lambda: self._signals > 1,
+            unwritten=self._unwritten,
             sleep=self._wait,
         ).run()
 

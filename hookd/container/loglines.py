@@ -7,12 +7,15 @@ in the process group that zinit signals, and die with the last lines still in it
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import selectors
 import threading
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from hookd.log import scrub
 
@@ -21,6 +24,7 @@ TAIL_EVERY_S = 0.25
 LAST_WORDS_S = 0.1
 """What was written to a terminal is readable a moment later."""
 _READ_BYTES = 1 << 16
+_SETTLE, _END = b"?", b"."
 _CHATTER = b": DEBUG "
 """zstor 0.4.0 always writes these: a dozen for each file. They stay in its own file."""
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
@@ -104,8 +108,11 @@ class LogPump(threading.Thread):
         output: int = 1,
         *,
         terminals: Collection[str] = (),
+        listeners: Mapping[str, Callable[[bytes], None]] = MappingProxyType({}),
     ) -> None:
         """Makes `folder`/NAME for each of `names`; `files` are name → path. Raises OSError.
+
+        `listeners` are given the finished lines of their service too, in this thread.
 
         Those in `terminals` are a terminal instead of a FIFO: C programs keep their output back in a
         buffer of some KiB otherwise, and lose it when they are killed.
@@ -116,6 +123,8 @@ class LogPump(threading.Thread):
         self._tails = [
             Tail(path, Lines(name, without=_CHATTER)) for name, path in (files or {}).items()
         ]
+        self._listeners = listeners
+        self._settled = threading.Event()
         self._selector = selectors.DefaultSelector()
         self._ends = os.pipe2(os.O_CLOEXEC)
         self._selector.register(self._ends[0], selectors.EVENT_READ, None)
@@ -129,17 +138,22 @@ class LogPump(threading.Thread):
             else:
                 os.mkfifo(path, 0o600)
                 handle = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._selector.register(handle, selectors.EVENT_READ, Lines(name))
+            self._selector.register(handle, selectors.EVENT_READ, (name, Lines(name)))
 
     def run(self) -> None:
         """Pump until told to end, and then what is left."""
-        ending = False
+        ending, settled_at = False, math.inf
         while True:
-            ready = self._selector.select(LAST_WORDS_S if ending else TAIL_EVERY_S)
+            began = time.monotonic()
+            hurry = ending or settled_at < math.inf
+            ready = self._selector.select(LAST_WORDS_S if hurry else TAIL_EVERY_S)
             for tail in self._tails:
                 self._write(tail.read())
             for key, _ in ready:
                 if key.data is None:
+                    if os.read(key.fd, 1) == _SETTLE:
+                        settled_at = time.monotonic() + LAST_WORDS_S
+                        continue
                     ending = True
                     self._selector.unregister(key.fd)
                     continue
@@ -147,23 +161,39 @@ class LogPump(threading.Thread):
                     data = os.read(key.fd, _READ_BYTES)
                 except OSError:  # nothing there after all
                     continue
-                self._write(key.data.feed(data))
+                name, lines = key.data
+                self._pass_on(name, lines.feed(data))
+            if began >= settled_at:  # neither a terminal nor a FIFO holds more than is read at once
+                settled_at = math.inf
+                self._settled.set()
             if ending and not ready:
                 break
         for tail in self._tails:
             self._write(tail.lines.end())
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
-                self._write(key.data.end())
+                name, lines = key.data
+                self._pass_on(name, lines.end())
+
+    def settle(self, within_s: float = 5.0) -> bool:
+        """Wait until what was written before this call is read; whether it is. By one thread alone."""
+        self._settled.clear()
+        os.write(self._ends[1], _SETTLE)
+        return self._settled.wait(within_s)
 
     def finish(self, within_s: float = 5.0) -> None:
         """Write what is there, and end."""
-        os.write(self._ends[1], b".")
+        os.write(self._ends[1], _END)
         self.join(within_s)
 
     def say(self, line: str) -> None:
         """A line of this process itself."""
         self._write(b"qsfs: %b\n" % scrub(line).encode("utf-8", "surrogateescape"))
+
+    def _pass_on(self, name: str, lines: bytes) -> None:
+        if lines and (listener := self._listeners.get(name)):
+            listener(lines)  # first: writing may block
+        self._write(lines)
 
     def _write(self, data: bytes) -> None:
         try:

@@ -66,6 +66,13 @@ def top(point: Path, table: str | None = None) -> Mount | None:
     return next((m for m in reversed(mounts(table)) if m.point == str(point)), None)
 
 
+def holding(path: Path, table: str | None = None) -> Mount | None:
+    """What `path` lies on: the mount at it, or at the closest folder above."""
+    above = {str(path), *map(str, path.parents)}
+    found = [m for m in mounts(table) if m.point in above]
+    return max(reversed(found), key=lambda m: len(m.point), default=None)
+
+
 def is_fuse(mount: Mount | None) -> bool:
     """Whether it is a FUSE file system."""
     return mount is not None and mount.kind.split(".")[0] == "fuse"

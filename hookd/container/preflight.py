@@ -13,14 +13,19 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hookd.container import layout, mounts, zstor_toml
 from hookd.errors import ConfigError, Exit, UserError
+
+if TYPE_CHECKING:
+    from hookd.config import Config
 
 _SYS_ADMIN = 21
 """Bit of CAP_SYS_ADMIN (capability.h)."""
 _FUSE = "/dev/fuse"
 _ANONYMOUS = re.compile(r"/[0-9a-f]{64}/_data$")
+_MEMORY = frozenset({"tmpfs", "ramfs"})
 _ROOM_BYTES = 64 << 20
 """Below this on /data a start is warned about."""
 
@@ -113,6 +118,43 @@ def check_hookd(environ: Mapping[str, str]) -> None:
             f"is {loaded.staging_path}, but in this container it has to be in {layout.STATE}, where it"
             " outlives the container; unset it",
         )
+    check_store(loaded, layout.read_settings(environ).mountpoint)
+
+
+def check_store(loaded: Config, mountpoint: Path) -> None:
+    """A store that is a folder outlives the container. Raises ConfigError.
+
+    /data is told of by itself (`warnings`); any other volume may be one. Blind where a remote of rclone
+    leads to a folder by another name (alias, crypt, ...).
+    """
+    store = loaded.store
+    if store.kind == "directory" and store.directory is not None:
+        key, path = "store.directory.path", store.directory.path
+    elif (
+        store.kind == "rclone" and store.rclone is not None and store.rclone.remote.startswith("/")
+    ):
+        key, path = "store.rclone.remote", Path(store.rclone.remote)
+    else:
+        return
+    real = Path(os.path.realpath(path))
+    if real.is_relative_to(mountpoint):
+        raise ConfigError(
+            key, f"is {path}, which lies in the file system that it has to keep, {mountpoint}"
+        )
+    mount = mounts.holding(real)
+    if not real.is_relative_to(os.path.realpath(layout.DATA)) and (
+        mount is None or mount.point == "/" or mount.kind in _MEMORY
+    ):
+        where = "in memory" if mount and mount.kind in _MEMORY else "on the container's own disk"
+        raise ConfigError(
+            key,
+            f"is {path}, which is {where} and gone with the container; add -v NAME:{path}, or choose a"
+            f" folder in {layout.DATA}",
+        )
+    waited_for = store.directory is not None and store.directory.must_exist
+    if store.kind == "directory" and not waited_for and not (real.is_dir() or real.parent.is_dir()):
+        # hookd makes one folder, not two
+        raise ConfigError(key, f"is {path}, but there is no folder {real.parent}; make it")
 
 
 def warnings(settings: layout.Settings) -> Iterator[str]:

@@ -6,8 +6,8 @@ zinit can stop services in this order too, and does where nothing else is there,
 waiting without a word, takes a service that is between two lives for one that has ended (and starts it
 again while the others stop), and exits 0 whatever happened. Here each service is told by name to stop
 and to stay down, which zinit honours also in between; what the next one still needs is kept alive
-until then; and the exit code is hookd's own, unless zdbfs or zdb did not end by itself: then 75 stands
-for what they may not have handed on.
+until then; and the exit code is hookd's own, unless zdbfs or zdb did not end by itself, or zdbfs said
+that it could not write something: then 75 stands for what they may not have handed on.
 
 A question that zinit does not answer says nothing: it is asked again. Who watches that zinit answers at
 all is `supervisor`.
@@ -52,11 +52,13 @@ class Stop:
         is_ready: Callable[[], bool],
         unmount: Callable[[], None],
         hurried: Callable[[], bool],
+        unwritten: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`limit_s`: seconds that zdbfs, and then zdb, have; `is_ready`: whether hookd takes events;
-        `unmount` takes away what a killed zdbfs left; `hurried`: whether a second signal has come.
+        `unmount` takes away what a killed zdbfs left; `hurried`: whether a second signal has come;
+        `unwritten`: a line about what zdbfs could not write, empty if it wrote all (`flush`).
         """
         self._zinit = zinit
         self._say = say
@@ -64,6 +66,7 @@ class Stop:
         self._is_ready = is_ready
         self._unmount = unmount
         self._hurried = hurried
+        self._unwritten = unwritten
         self._clock = clock
         self._sleep = sleep
         self._unsure: set[str] = set()
@@ -78,6 +81,8 @@ class Stop:
         closed = self._end("zdb", self._limit_s, "zdb to close its files")
         code = self._drain()
         self._end("zstor", ZSTOR_LIMIT_S)
+        if line := self._unwritten():
+            self._say(line)
         if not flushed:
             self._say(
                 "zdbfs was killed before it had written all it held to zdb: what was written or changed"
@@ -88,7 +93,7 @@ class Stop:
                 "zdb was killed before it had closed its files: what it wrote last is on /data, and may"
                 " not be in the store; it is stored after the next start"
             )
-        return code if flushed and closed else code or Exit.TEMPFAIL
+        return code if flushed and closed and not line else code or Exit.TEMPFAIL
 
     def _end(self, service: str, limit_s: float, what: str = "") -> bool:
         """Stop and wait; kill it when the limit is over. Whether it ended by itself, or did not run."""

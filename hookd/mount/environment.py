@@ -22,96 +22,24 @@ from pathlib import Path
 
 from hookd.errors import ConfigError
 from hookd.log import register_secret
+from hookd.mount.options import (
+    FILE_OPTIONS,
+    GLOBAL,
+    PLACE_OPTIONS,
+    REFERENCES,
+    ends_as_place,
+    is_obscured,
+    is_secret,
+    variables_of,
+    without_secret,
+)
 
 PREFIX = "RCLONE_CONFIG_"
 NO_REMOTE = frozenset({"RCLONE_CONFIG_PASS", "RCLONE_CONFIG_DIR"})
 """rclone's own variables with this prefix."""
 
-OBSCURED_OPTIONS = frozenset(
-    [
-        "pass",
-        "password",
-        "password2",
-        "key_file_pass",
-        "file_password",
-        "folder_password",
-        "mailbox_password",
-        "otp_secret_key",
-        "library_key",
-        "api_password",
-        "client_certificate_password",
-        "plex_password",
-    ]
-)
-"""Options that rclone wants obscured, whatever the backend (`rclone config providers`, IsPassword)."""
-
-OBSCURED_BY_TYPE = frozenset({("filen", "api_key"), ("netstorage", "secret")})
-
 _NO_SECRETS = frozenset({"true", "false", "0", "1"})
 """Values of switches that have such a word in their name (RCLONE_ASK_PASSWORD)."""
-
-_SECRET_WORDS = (
-    "pass",
-    "secret",
-    "token",
-    "mnemonic",
-    "credentials",
-    "sas_url",
-    "cookie",
-    "phrase",
-)
-_SECRET_OPTIONS = frozenset({"key", "key_pem", "api_key", "library_key", "master_key", "headers"})
-
-FILE_OPTIONS = frozenset(
-    [
-        "service_account_file",
-        "service_principal_file",
-        "shared_credentials_file",
-        "sse_customer_key_file",
-        "pubkey_file",
-        "key_file",
-        "config_file",
-        "box_config_file",
-        "known_hosts_file",
-    ]
-)
-"""Options of rclone that end in _file themselves: their value is a path, not a *_FILE form."""
-
-PLACE_OPTIONS = [
-    "type",
-    "url",
-    "host",
-    "port",
-    "endpoint",
-    "provider",
-    "region",
-    "share",
-    "domain",
-    "user",
-    "username",
-    "account",
-    "account_name",
-    "account_id",
-    "remote",
-    "bucket",
-    "drive_id",
-    "team_drive",
-    "root_folder_id",
-    "project_number",
-    "namenode",
-    "upstreams",
-]
-"""Options that say which place a remote is, as opposed to how it is reached."""
-
-
-REFERENCES = ("remote", "upstreams")
-"""Options that name other remotes (crypt, alias, union, combine, chunker, ...)."""
-
-_PREFIXES = {"google cloud storage": "GCS", "google photos": "GPHOTOS"}
-"""Types whose variables are not named as they are."""
-
-_GLOBAL = frozenset({"RCLONE_CACHE_DIR", "RCLONE_HTTP_PROXY"})
-"""Variables of rclone itself that look like an option of a type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +76,14 @@ class Remotes:
             if name:
                 places[name][option] = value
             else:
-                parts.append(f"{option}={value}")
+                parts.append(f"{option}={without_secret(option, value)}")
         for name in sorted(_reached(self.name, places)):
             options = places[name]
-            parts += [f"{name}.{key}={options[key]}" for key in PLACE_OPTIONS if key in options]
+            parts += [
+                f"{name}.{key}={without_secret(key, options[key])}"
+                for key in PLACE_OPTIONS
+                if key in options
+            ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     def passwords(self) -> list[tuple[str, str]]:
@@ -162,16 +94,6 @@ class Remotes:
             for option in options
             if (name, option) in self.given and is_obscured(options.get("type", ""), option)
         ]
-
-
-def is_obscured(kind: str, option: str) -> bool:
-    """Whether rclone wants this option of a backend obscured."""
-    return option in OBSCURED_OPTIONS or (kind, option) in OBSCURED_BY_TYPE
-
-
-def is_secret(option: str) -> bool:
-    """Whether a value of this option must not be seen: rather one too many."""
-    return option in _SECRET_OPTIONS or any(word in option for word in _SECRET_WORDS)
 
 
 def read(remote_path: str, environ: Mapping[str, str]) -> Remotes:
@@ -215,7 +137,7 @@ def read(remote_path: str, environ: Mapping[str, str]) -> Remotes:
         beside += [
             ("", variable, value)
             for variable, value in sorted(environ.items())
-            if variable.startswith("RCLONE_") and _ends_as_place(variable)
+            if variable.startswith("RCLONE_") and ends_as_place(variable)
         ]
     if file is None and "type" not in sections.get(name, {}):
         raise ConfigError(
@@ -279,18 +201,13 @@ def _of_types(
     found = []
     for remote, options in sections.items():
         kind = options.get("type", "")
-        prefix = _PREFIXES.get(kind) or re.sub(r"[ -]", "_", kind).upper()
-        begins = f"RCLONE_{prefix}_"
+        begins = variables_of(kind)
         found += [
             (variable, remote, variable.removeprefix(begins).lower())
             for variable in sorted(environ)
-            if kind and variable.startswith(begins) and variable not in _GLOBAL
+            if kind and variable.startswith(begins) and variable not in GLOBAL
         ]
     return found
-
-
-def _ends_as_place(variable: str) -> bool:
-    return any(variable.endswith(f"_{option.upper()}") for option in PLACE_OPTIONS)
 
 
 def _from_file(

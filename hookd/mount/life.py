@@ -18,7 +18,7 @@ from pathlib import Path
 
 import anyio
 
-from hookd.admin.words import count, one_line
+from hookd.admin.words import count
 from hookd.backoff import Backoff
 from hookd.errors import Exit, RemoteUnreachable, UserError
 from hookd.log import get
@@ -28,6 +28,7 @@ from hookd.mount.bounded import bounded
 from hookd.mount.cache import Cache
 from hookd.mount.drain import Drain
 from hookd.mount.ground import Ground
+from hookd.mount.herald import Herald
 from hookd.mount.mend import Mend
 from hookd.mount.provider import ControlError, Mount, Mounter, Queue
 from hookd.mount.ready import MountDied
@@ -35,7 +36,7 @@ from hookd.mount.records import save_records
 from hookd.mount.report import report
 from hookd.mount.rescue import settle
 from hookd.mount.settings import MountSection
-from hookd.mount.state import Finding, Phase, State
+from hookd.mount.state import Phase, State
 from hookd.mount.unmount import detach, replace_dead, take_down
 from hookd.mount.watch import Watch
 from hookd.notify import Notify
@@ -53,7 +54,6 @@ REMOUNT_CAP_S = 30.0
 STEADY_S = 60.0
 """A mounter that ran this long begins with a fresh backoff."""
 
-EXTEND_S = 30.0
 KEEP_EVERY_S = 3.0
 """While draining: a look goes through every record of the cache."""
 
@@ -82,10 +82,12 @@ class Life:
         self._state = state
         self._mountpoint = mountpoint
         self._private = private
-        self._notify = notify
         self._announce = announce
+        self._herald = Herald(
+            state, notify=notify, announce=announce, ready_file=settings.ready_file
+        )
         self._below = Below(ground, mountpoint, notices=state.notices, announce=announce)
-        self._mend = Mend(cache, say=self._say)
+        self._mend = Mend(cache, say=self._herald.say)
         self._mount: Mount | None = None
         self._taken_up: set[str] = set()
         """Files that the mounter found in its cache when it was started."""
@@ -130,21 +132,17 @@ class Life:
     async def _serve(self) -> None:
         """Until cancelled by the stop signal."""
         state = self._state
-        self._not_ready(Phase.STARTING)  # a kill -9 leaves the ready file
+        self._herald.not_ready(Phase.STARTING)
         await self._prepare()
         await self._mount_first()
-        self._made_ready()
+        self._herald.ready()
         backoff, tries = Backoff(base_s=REMOUNT_BASE_S, cap_s=REMOUNT_CAP_S), 0
         while True:
             began = time.monotonic()
             assert self._mount is not None
             why = await self._watched(self._mount)
             tries = 1 if time.monotonic() - began > STEADY_S else tries + 1
-            self._not_ready(Phase.REMOUNTING)
-            state.remounts += 1
-            state.last_remount = why
-            log.warning("remounting", why=why, tries=tries)
-            self._announce(one_line(f"{why}; mounting again"))
+            self._herald.remounting(why, tries)
             while True:
                 try:
                     await self._mount_again(0.0 if tries == 1 else backoff.after(tries - 1))
@@ -153,7 +151,7 @@ class Life:
                     tries += 1
                     log.warning("remount failed", error=str(error), tries=tries)
                     state.last_remount = f"{why}; {error}"
-            self._made_ready()
+            self._herald.ready()
 
     async def _watched(self, mount: Mount) -> str:
         """Until the mounter must be replaced; returns why."""
@@ -171,7 +169,7 @@ class Life:
         settings = self._settings
         preflight.check_machine(allow_other=settings.allow_other)
         budget_s = None if settings.wait_remote else settings.remote_wait_s
-        await preflight.check_remote(self._mounter, budget_s=budget_s, say=self._say)
+        await preflight.check_remote(self._mounter, budget_s=budget_s, say=self._herald.say)
         if await self._mounter.stop_orphan():
             await detach(self._mountpoint)
         if taken := await preflight.clean_endpoint(self._mountpoint, within_s=LOOK_WITHIN_S):
@@ -184,8 +182,7 @@ class Life:
                 f"{count(files, 'file')} written for another remote {'is' if files == 1 else 'are'} in"
                 f" {folder} and not uploaded; mount that remote once more"
             )
-            log.warning("notice", text=notice)
-            self._state.notices.append(notice)
+            self._herald.notice(notice)
 
     async def _mount_first(self) -> None:
         """Mount, resume, probe. Raises UserError."""
@@ -193,18 +190,24 @@ class Life:
         dirty = await self._mend.dirty()
         state.resumed_files = len(dirty)
         if dirty:
-            self._say(f"resuming: {count(len(dirty), 'file')} of an earlier run not uploaded yet")
+            self._herald.say(
+                f"resuming: {count(len(dirty), 'file')} of an earlier run not uploaded yet"
+            )
         try:
             mount = await self._start(self._mountpoint)
             if settings.resume == "first" and dirty:
                 state.phase = Phase.RESUMING
-                left = await ready.resumed(mount, within_s=settings.resume_wait_s, say=self._say)
+                left = await ready.resumed(
+                    mount, within_s=settings.resume_wait_s, say=self._herald.say
+                )
                 await mount.arrived(self._taken_up)  # see ready.settle
-                self._say(f"resumed: {len(dirty) - left} of {len(dirty)} files are uploaded")
+                self._herald.say(f"resumed: {len(dirty) - left} of {len(dirty)} files are uploaded")
             budget_s = None if settings.wait_remote else settings.remote_wait_s
             ends = None if budget_s is None else time.monotonic() + budget_s
             await preflight.retrying(
-                lambda: ready.probe(mount, read_only=settings.read_only), ends=ends, say=self._say
+                lambda: ready.probe(mount, read_only=settings.read_only),
+                ends=ends,
+                say=self._herald.say,
             )
         except ControlError as error:
             raise RemoteUnreachable(
@@ -232,7 +235,7 @@ class Life:
         with self._below.opened(mountpoint):
             self._mount = mount = await self._mounter.start(mountpoint)
             self._mounted_once = True
-            await ready.until_mounted(mount, within_s=LIST_WITHIN_S, say=self._say)
+            await ready.until_mounted(mount, within_s=LIST_WITHIN_S, say=self._herald.say)
         if not self._settings.read_only:
             await ready.sweep_probes(mount, within_s=self._settings.probe_timeout_s)
         await self._mend.hold_reserve()
@@ -247,48 +250,11 @@ class Life:
         except (OSError, TimeoutError) as error:
             log.warning("rescued files are not settled", error=str(error) or "it takes too long")
 
-    # -- ready -----------------------------------------------------------------------------------
-
-    def _made_ready(self) -> None:
-        state = self._state
-        state.phase = Phase.RUNNING
-        if state.ready_after_s is None:
-            state.ready_after_s = time.time() - state.started_at
-        text = f"{state.target} is mounted at {state.mountpoint}"
-        if (path := self._settings.ready_file) is not None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(f"{state.mountpoint}\n")
-            except OSError as error:
-                notice = f"mount.ready_file: {path}: {error.strerror}"
-                log.error("notice", text=notice)
-                state.notices.append(notice)
-        self._notify.ready(text)
-        log.info("ready", target=state.target, mountpoint=state.mountpoint)
-        self._announce(f"hookd mount is ready: {text}")
-
-    def _not_ready(self, phase: Phase) -> None:
-        self._state.phase = phase
-        if (path := self._settings.ready_file) is not None:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-
-    def _found(self, finding: Finding) -> None:
-        self._state.found(finding)
-
-    def _say(self, text: str) -> None:
-        self._state.waiting_for = text
-        self._notify.status(text)
-        self._notify.extend(EXTEND_S)
-        self._announce(one_line(text))
-
     # -- the end ---------------------------------------------------------------------------------
 
     async def _finish(self) -> Exit:
         """Drain, unmount, and what must be done to be sure. Never raises UserError."""
-        self._notify.stopping(f"draining {self._state.target}")
-        self._state.phase = Phase.DRAINING
-        log.info("draining", timeout_s=self._settings.drain_timeout_s)
+        self._herald.draining(self._settings.drain_timeout_s)
         with anyio.move_on_after(self._settings.drain_timeout_s):
             await self._until(self._now, self._drain_all)
         with anyio.CancelScope(shield=True):
@@ -317,20 +283,20 @@ class Life:
             except (MountDied, UserError, OSError, TimeoutError) as error:
                 failed += 1
                 log.warning("drain interrupted", error=str(error))
-                self._say(f"draining: {error}; trying again")
+                self._herald.say(f"draining: {error}; trying again")
                 await anyio.sleep(max(0.1, backoff.after(failed)))
 
     async def _drain(self, mount: Mount) -> None:
         """Raises MountDied."""
-        drain = Drain(mount, self._cache, say=lambda text: self._say(f"draining: {text}"))
+        drain = Drain(mount, self._cache, say=lambda text: self._herald.say(f"draining: {text}"))
         watch = self._watch(mount)
 
         async def keep() -> None:
             """For who looks on, and for the names of what is left if time runs out."""
             while True:
-                self._notify.extend(EXTEND_S)
+                self._herald.extend()
                 finding = await watch.look()
-                self._found(finding)
+                self._state.found(finding)
                 self._last_queue = finding.queue
                 await anyio.sleep(KEEP_EVERY_S)
 
@@ -343,7 +309,7 @@ class Life:
             self._cache,
             interval_s=settings.probe_interval_s,
             timeout_s=settings.probe_timeout_s,
-            found=self._found,
+            found=self._state.found,
         )
 
     async def _take_down(self) -> None:
@@ -351,7 +317,7 @@ class Life:
         mount = self._mount
         if mount is None:
             return
-        self._not_ready(Phase.STOPPING)
+        self._herald.not_ready(Phase.STOPPING)
         with anyio.CancelScope(shield=True):
             if mount.ended is None:
                 with contextlib.suppress(ControlError):
@@ -379,7 +345,7 @@ class Life:
         await self._close()
 
     async def _close(self) -> None:
-        self._not_ready(Phase.STOPPING)
+        self._herald.not_ready(Phase.STOPPING)
         await self._below.leave(remove=self._settings.subdirectory is not None)
 
     @classmethod

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import anyio
@@ -22,8 +23,9 @@ import anyio
 from hookd.errors import ConfigError, Exit, RemoteRefused, RemoteUnreachable, UserError
 from hookd.log import get, register_secret, scrub
 from hookd.mount import failures
-from hookd.mount.environment import Remotes, is_secret
+from hookd.mount.environment import Remotes
 from hookd.mount.forms import Way, ways
+from hookd.mount.options import is_secret, option_of
 from hookd.mount.rclone_asker import Asker
 from hookd.mount.rclone_process import RcloneMount, end, lives
 from hookd.mount.settings import MountSection
@@ -108,7 +110,7 @@ class Rclone:
         )
         self._config = remotes.file or runtime / "rclone.conf"
         self._program = program.find(settings.rclone, "mount.rclone", environ.get("PATH"))
-        check_flags(settings.flags)
+        check_flags(settings.flags, remotes.sections)
 
     # -- before the mount ------------------------------------------------------------------------
 
@@ -346,8 +348,15 @@ def _on_tmpfs(path: Path) -> bool:
     return kinds.get(str(path)) == "tmpfs" and os.access(path, os.W_OK)
 
 
-def check_flags(flags: tuple[str, ...]) -> None:
-    """What `mount.flags` may not hold. Raises ConfigError, which repeats no value."""
+def check_flags(
+    flags: tuple[str, ...], sections: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+) -> None:
+    """What `mount.flags` may not hold, beside the remotes `sections`.
+
+    A flag wins over what the cache is named after (`Remotes.identity`): with another server in it, what
+    waits in the cache for one place would be uploaded to the other. Raises ConfigError, which repeats no
+    value.
+    """
     for flag in flags:
         name = flag.lstrip("-").partition("=")[0]
         if not flag.startswith("--") or not name:
@@ -364,6 +373,13 @@ def check_flags(flags: tuple[str, ...]) -> None:
                 "mount.flags",
                 f"--{name} may hold a secret, and everybody can read a command line; write the variable"
                 " of the remote (RCLONE_CONFIG_NAME_OPTION, or its _FILE form)",
+            )
+        if option_of(name, sections):
+            variable = f"RCLONE_{name.upper().replace('-', '_')}"
+            raise ConfigError(
+                "mount.flags",
+                f"--{name} is an option of the remote, and the cache would not know of it; write"
+                f" {variable}, or the variable of the remote itself (RCLONE_CONFIG_NAME_OPTION)",
             )
 
 

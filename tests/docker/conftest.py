@@ -11,6 +11,7 @@ import pytest
 from tests.docker import image as images
 from tests.docker.backends import Backends
 from tests.docker.container import Container, Docker
+from tests.docker.world import World, mounted
 
 HERE = Path(__file__).parent
 
@@ -66,6 +67,7 @@ def qsfs(docker: Docker, backends: Backends, volume: str) -> Container:
     return docker.container(*mounted(backends, volume))
 
 
-def mounted(backends: Backends, volume: str) -> list[str]:
-    """The options of `docker create` for a volume and a configuration."""
-    return ["-v", f"{volume}:/data", "-v", f"{backends.config}:/data/zstor.toml:ro"]
+@pytest.fixture
+def world(docker: Docker, backends: Backends, volume: str, qsfs: Container) -> World:
+    """All of them."""
+    return World(docker=docker, backends=backends, volume=volume, qsfs=qsfs)

@@ -77,7 +77,8 @@ class Container:
     def until_mounted(self, within_s: float = WITHIN_S) -> None:
         """Wait until a file in the mount can be looked for."""
         point = self.mountpoint
-        script = f"grep -q ' {point} fuse' /proc/mounts && timeout 5 ls {point}"
+        # In this order: a dead mount may be cleared in between, and the guard below it can be listed.
+        script = f"timeout 5 ls {point} && grep -q ' {point} fuse' /proc/mounts"
         self.until(lambda: self.run(script, check=False) == 0, "mounted", within_s)
 
     def until(self, happens: Callable[[], bool], what: str, within_s: float = WITHIN_S) -> None:

@@ -6,40 +6,14 @@ import time
 
 import pytest
 
-from tests.docker.backends import BACKENDS, Backends
-from tests.docker.conftest import mounted
-from tests.docker.container import Container, Content, Docker
-
-MIB = 1 << 20
-
-
-@pytest.fixture
-def content() -> Content:
-    return Content()
-
-
-def whole_after(
-    docker: Docker, qsfs: Container, backends: Backends, volume: str, content: Content
-) -> None:
-    """Everything stored, a clean stop, and every byte there in another container."""
-    qsfs.idle(120)
-    assert qsfs.hashes() == content.expected
-    assert qsfs.stop() == 0
-    again = docker.container(*mounted(backends, volume)).start()
-    assert again.hashes() == content.expected
+from tests.docker.backends import BACKENDS
+from tests.docker.world import MIB, World
 
 
 @pytest.mark.parametrize("count", [1, BACKENDS], ids=["one", "all"])
-def test_away_and_back(
-    qsfs: Container,
-    docker: Docker,
-    backends: Backends,
-    volume: str,
-    content: Content,
-    count: int,
-) -> None:
+def test_away_and_back(world: World, count: int) -> None:
     """Writes go on meanwhile."""
-    qsfs.start()
+    qsfs, backends, content = world.qsfs.start(), world.backends, world.content
     content.put(qsfs, "before", 6 * MIB)
     for number in range(count):
         backends.stop_backend(number)
@@ -49,15 +23,15 @@ def test_away_and_back(
     for number in range(count):
         backends.start_backend(number)
     content.put(qsfs, "after", 6 * MIB)
-    whole_after(docker, qsfs, backends, volume, content)
+    qsfs.idle(120)
+    world.whole()
 
 
 @pytest.mark.parametrize("count", [1, 2, BACKENDS], ids=["one", "two", "all"])
-def test_away_while_zstor_starts(
-    docker: Docker, backends: Backends, volume: str, content: Content, count: int
-) -> None:
+def test_away_while_zstor_starts(world: World, count: int) -> None:
     """zstor would be blind to them for good: it is started late, or started again."""
-    qsfs = docker.container(*mounted(backends, volume), "-e", "QSFS_BACKENDS_WAIT_S=4").start()
+    qsfs = world.qsfs = world.other("-e", "QSFS_BACKENDS_WAIT_S=4").start()
+    backends, content = world.backends, world.content
     content.put(qsfs, "before", 6 * MIB)
     qsfs.idle()
     for number in range(count):
@@ -70,14 +44,13 @@ def test_away_while_zstor_starts(
     for number in range(count):
         backends.start_backend(number)
     content.put(qsfs, "after", 6 * MIB)
-    whole_after(docker, qsfs, backends, volume, content)
+    qsfs.idle(120)
+    world.whole()
 
 
-def test_away_while_the_container_starts(
-    qsfs: Container, docker: Docker, backends: Backends, volume: str, content: Content
-) -> None:
+def test_away_while_the_container_starts(world: World) -> None:
     """With its files on the volume it mounts all the same, and stores later."""
-    qsfs.start()
+    qsfs, backends, content = world.qsfs.start(), world.backends, world.content
     content.put(qsfs, "before", 6 * MIB)
     assert qsfs.stop() == 0
     backends.stop_all()
@@ -85,4 +58,5 @@ def test_away_while_the_container_starts(
     assert qsfs.hashes() == content.expected
     content.put(qsfs, "meanwhile", 20 * MIB)
     backends.start_all()
-    whole_after(docker, qsfs, backends, volume, content)
+    qsfs.idle(120)
+    world.whole()

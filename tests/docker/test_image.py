@@ -33,7 +33,7 @@ def test_what_it_says(image: str) -> None:
     assert all(labels[key] for key in ("description", "licenses", "version", "revision"))
     assert config["StopSignal"] == "SIGTERM"
     assert list(config["Volumes"]) == ["/data"]
-    assert config["Entrypoint"] == ["qsfs-init"]
+    assert config["Entrypoint"] == ["env", "--block-signal=TERM,INT", "qsfs-init"]
 
 
 def test_size(image: str) -> None:

@@ -6,25 +6,23 @@ import os
 import re
 import time
 
-from tests.docker.backends import KEY, PASSWORD, Backends
-from tests.docker.conftest import mounted
-from tests.docker.container import Container, Content, Docker
+from tests.docker.backends import KEY, PASSWORD
+from tests.docker.world import MIB, World
 
-MIB = 1 << 20
 START_LIMIT_S = 5.0 if os.getloadavg()[0] < (os.cpu_count() or 1) else 30.0
 """It starts nine programs one after the other: on a machine that is busy this measures the others."""
 STOP_LIMIT_S = 3.0
 IDLE_LIMIT_KIB = 60 << 10
 
 
-def test_whole_life(qsfs: Container, docker: Docker, backends: Backends, volume: str) -> None:
+def test_whole_life(world: World) -> None:
     """Mounted soon, small, stops soon when idle; a stop stores all; another container reads it."""
+    qsfs, content = world.qsfs, world.content
     began = time.monotonic()
     qsfs.start()
     took = time.monotonic() - began
     assert took <= START_LIMIT_S, qsfs.log()
 
-    content = Content()
     for number in range(6):
         content.put(qsfs, f"file-{number}", 5 * MIB + number)
     content.put(qsfs, "empty", 0)
@@ -51,20 +49,16 @@ def test_whole_life(qsfs: Container, docker: Docker, backends: Backends, volume:
     assert not any(secret in log for secret in (KEY, PASSWORD))
     _in_order(log)
 
-    again = docker.container(*mounted(backends, volume)).start()
-    assert again.hashes() == content.expected
+    again = world.again()
     again.idle()
     began = time.monotonic()
     assert again.stop() == 0
     assert time.monotonic() - began <= STOP_LIMIT_S
 
 
-def test_writes_after_a_checkpoint_and_a_restart(
-    qsfs: Container, docker: Docker, backends: Backends, volume: str
-) -> None:
+def test_writes_after_a_checkpoint_and_a_restart(world: World) -> None:
     """zdb starts on index files without an entry, and would lose what is written next."""
-    qsfs.start()
-    content = Content()
+    qsfs, content = world.qsfs.start(), world.content
     content.put(qsfs, "before", 6 * MIB)
     qsfs.run("hookd checkpoint")
     assert qsfs.stop() == 0
@@ -72,16 +66,12 @@ def test_writes_after_a_checkpoint_and_a_restart(
     content.put(qsfs, "after", 20 * MIB)
     assert qsfs.hashes() == content.expected
     assert qsfs.stop() == 0
-    again = docker.container(*mounted(backends, volume)).start()
-    assert again.hashes() == content.expected
+    world.again()
 
 
-def test_writes_after_a_checkpoint_and_a_deletion(
-    qsfs: Container, docker: Docker, backends: Backends, volume: str
-) -> None:
+def test_writes_after_a_checkpoint_and_a_deletion(world: World) -> None:
     """Deletions grow data files, but no index; the next checkpoint closes blank ones."""
-    qsfs.start()
-    content = Content()
+    qsfs, content = world.qsfs.start(), world.content
     content.put(qsfs, "stays", 6 * MIB)
     for number in range(3):
         qsfs.write("/mnt/goes", os.urandom(6 * MIB))
@@ -92,16 +82,12 @@ def test_writes_after_a_checkpoint_and_a_deletion(
         qsfs.run("hookd checkpoint")
         assert qsfs.hashes() == content.expected
     assert qsfs.stop() == 0
-    again = docker.container(*mounted(backends, volume)).start()
-    assert again.hashes() == content.expected
+    world.again()
 
 
-def test_zdbfs_started_again_before_a_write(
-    qsfs: Container, docker: Docker, backends: Backends, volume: str
-) -> None:
+def test_zdbfs_started_again_before_a_write(world: World) -> None:
     """zdb goes on, and must not be told a second time to begin new files."""
-    qsfs.start()
-    content = Content()
+    qsfs, content = world.qsfs.start(), world.content
     content.put(qsfs, "before", 6 * MIB)
     qsfs.run("hookd checkpoint")
     assert qsfs.stop() == 0
@@ -116,8 +102,7 @@ def test_zdbfs_started_again_before_a_write(
     content.put(qsfs, "after", 20 * MIB)
     assert qsfs.hashes() == content.expected
     assert qsfs.stop() == 0
-    again = docker.container(*mounted(backends, volume)).start()
-    assert again.hashes() == content.expected
+    world.again()
 
 
 def _in_order(log: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.docker.backends import Backends
-from tests.docker.conftest import mounted
 from tests.docker.container import Container, Content, Docker
+from tests.docker.world import mounted
 from tests.real.grid import _free_ports
 
 MIB = 1 << 20

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.docker.backends import Backends
-from tests.docker.conftest import mounted
 from tests.docker.container import Content, Docker
 from tests.docker.container import docker as client
+from tests.docker.world import mounted
 
 MIB = 1 << 20
 SUBNET, GATEWAY = "fd00:40d:1::/64", "fd00:40d:1::1"

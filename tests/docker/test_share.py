@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.docker.backends import Backends
-from tests.docker.conftest import mounted
 from tests.docker.container import Container, Content, Docker, detach
+from tests.docker.world import mounted
 
 MIB = 1 << 20
 

@@ -10,8 +10,8 @@ import pytest
 
 from hookd.errors import Exit
 from tests.docker.backends import KEY, PASSWORD, Backends
-from tests.docker.conftest import mounted
-from tests.docker.container import Container, Docker
+from tests.docker.container import Container, Content, Docker
+from tests.docker.world import mounted
 
 AT_ONCE_S = 5.0 if os.getloadavg()[0] < (os.cpu_count() or 1) else 30.0
 """On a machine that is busy this measures the others."""
@@ -93,6 +93,39 @@ def test_wrong_environment(
     refused(container, *words, code=Exit.CONFIG)
 
 
+def folder_as_store(path: str) -> list[str]:
+    """The options for a store without a grid."""
+    return ["-e", "HOOKD_STORE__KIND=directory", "-e", f"HOOKD_STORE__DIRECTORY__PATH={path}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/store", "on the container's own disk"),
+        ("/dev/shm/store", "in memory"),
+        ("/mnt/store", "in the file system that it has to keep"),
+        ("/data/no/store", "no folder"),
+    ],
+)
+def test_a_store_that_goes_with_the_container(
+    docker: Docker, volume: str, path: str, why: str
+) -> None:
+    container = docker.container(*folder_as_store(path), "-v", f"{volume}:/data")
+    refused(container, "store.directory.path", path, why, code=Exit.CONFIG)
+
+
+def test_a_store_on_a_volume_of_its_own(docker: Docker, volume: str) -> None:
+    """No grid, no zstor.toml; and the volume of /data may be lost."""
+    options = [*folder_as_store("/store/zdb"), "-v", f"{docker.volume()}:/store"]
+    qsfs = docker.container(*options, "-v", f"{volume}:/data").start()
+    content = Content()
+    content.put(qsfs, "file", 20 << 20)
+    assert qsfs.stop() == 0
+    again = docker.container(*options, "-v", f"{docker.volume()}:/data").start()
+    assert again.hashes() == content.expected
+    assert again.stop() == 0
+
+
 def test_the_volume_is_in_use(
     docker: Docker, qsfs: Container, backends: Backends, volume: str
 ) -> None:
@@ -103,11 +136,11 @@ def test_the_volume_is_in_use(
     assert qsfs.stop() == 0
 
 
-@pytest.mark.parametrize("after_s", [0.3, 0.7, 1.5])
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 0.7, 1.5])
 def test_a_stop_during_the_start(qsfs: Container, after_s: float) -> None:
     """It is obeyed, and leaves a volume that the next start can use.
 
-    In the first hundredths of a second, before Python runs, the kernel drops what is sent to a PID 1.
+    Also before Python runs, when the kernel drops what is sent to a PID 1 that has not blocked it.
     """
     qsfs.start(mounted=False)
     time.sleep(after_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 
 from tests.docker.container import docker as client
 
@@ -30,7 +31,29 @@ def test_entrypoint(storage: str) -> None:
     told = client(
         "image", "inspect", "-f", "{{.Config.Entrypoint}} {{.Config.StopSignal}}", storage
     )
-    assert told.stdout.strip() == "[env --block-signal=TERM,INT hookd mount] SIGTERM"
+    assert told.stdout.strip() == "[env --block-signal=TERM,INT storage-init] SIGTERM"
+    done = client("run", "--rm", storage, check=False)
+    assert done.returncode == 78
+    assert "mount.local_path" in done.stderr
+    done = client("run", "--rm", storage, "cleanup", check=False)
+    assert done.returncode == 78
+    done = client("run", "--rm", storage, "hookd", "mount", "--help")
+    assert "usage: hookd mount" in done.stdout
+
+
+def test_a_command(storage: str) -> None:
+    """`... IMAGE /bin/bash`, as older instructions have it, runs that: its code, its signals."""
+    done = client(
+        "run", "--rm", storage, "/bin/bash", "-c", "echo $$ $0 $1; exit 7", "a b", check=False
+    )
+    assert (done.returncode, done.stdout) == (7, "1 a b\n")
+    name = f"hookd-test-{uuid.uuid4().hex[:12]}"
+    client("run", "-d", "--name", name, storage, "sh", "-c", "trap 'exit 3' TERM; sleep 99 & wait")
+    try:
+        client("stop", "--time", "20", name)
+        assert client("inspect", "-f", "{{.State.ExitCode}}", name).stdout.strip() == "3"
+    finally:
+        client("rm", "--force", name)
 
 
 def test_healthcheck(storage: str) -> None:

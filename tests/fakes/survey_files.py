@@ -11,7 +11,7 @@ from hookd.files import FileKey, Kind
 from hookd.journal import LedgerEntry
 from hookd.restore.local import WORK
 from hookd.restore.table import Here
-from tests.fakes.rig import Rig
+from tests.fakes.rig import Rig, rig
 from tests.fakes.silent_zdb import SilentZdb
 from tests.fakes.store import MemoryStore
 
@@ -55,6 +55,16 @@ def fill(
     if named:
         made = manifest.build(entries_of(files), lineage="l", writer=writer, sequence=7)
         store.records[manifest.NAME] = manifest.encode(made)
+
+
+def zdb_and_store(
+    folder: Path, *, named: bool = True, writer: str = "w"
+) -> tuple[dict[FileKey, bytes], MemoryStore]:
+    """A zdb, its files, and a store that has all of them."""
+    zdb_at(folder)
+    newest, store = files_of(folder), MemoryStore()
+    fill(store, newest, named=named, writer=writer)
+    return newest, store
 
 
 def entries_of(files: dict[FileKey, bytes]) -> list[LedgerEntry]:
@@ -130,3 +140,21 @@ async def store_all(found: Rig) -> None:
         needs = newest if key.kind is Kind.INDEX else None
         await found.owe(key, sealed=sealed, freeze=not sealed, needs=needs)
     await found.empty()
+
+
+async def store_and_say(found: Rig) -> None:
+    """All of it, with a manifest of ours."""
+    await found.fence.guard()
+    await store_all(found)
+    await found.fence.publish()
+
+
+async def stored_by_us(
+    folder: Path, store: MemoryStore | None = None, *, rotations: int = 3
+) -> MemoryStore:
+    """A zdb, and the store in which a frontend that has ended stored all of it."""
+    zdb_at(folder, rotations=rotations)
+    store = store or MemoryStore()
+    async with rig(folder, store, names=(NS,)) as found:
+        await store_and_say(found)
+    return store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -233,35 +234,9 @@ def test_http_where_https_is_spoken(tmp_path: Path) -> None:
         served.stop()
 
 
-def test_clock_of_s3(tmp_path: Path) -> None:
-    """A refusal that no credentials cure: 69, and compare the clocks, at the start and while it runs."""
-    if why := missing():
-        pytest.skip(why)
-    folder = tmp_path / "s3"
-    (folder / "bucket").mkdir(parents=True)
-    served = Server(folder, kind="s3", password="key-of-s3-1234")
-    served.start()
-    with between(served.port) as passing:
-        mount = HookdMount(tmp_path, Behind(served, passing))
-        try:
-            passing.refuse["*"] = SKEWED
-            code, line = mount.refused()
-            assert code == 69
-            assert "compare the clocks" in line
-            passing.refuse.clear()
-            mount.start()
-            passing.refuse["*"] = SKEWED
-            mount.until_stats(lambda s: "clocks" in (s["remote"]["error"] or ""))
-            assert not mount.stats()["remote"]["refused"]
-            passing.refuse.clear()
-            assert mount.stop() == 0
-        finally:
-            mount.close()
-            served.stop()
-
-
-def test_busy_s3(tmp_path: Path) -> None:
-    """503 SlowDown on uploads: all arrive when it takes them again."""
+@contextlib.contextmanager
+def mount_of_s3(tmp_path: Path) -> Iterator[tuple[HookdMount, Between, Server]]:
+    """A mount of a bucket, not started, what is between it and the server, and the server."""
     if why := missing():
         pytest.skip(why)
     folder = tmp_path / "s3"
@@ -272,17 +247,39 @@ def test_busy_s3(tmp_path: Path) -> None:
         mount = HookdMount(tmp_path, Behind(served, passing))
         assert remote_variables(mount.server)["RCLONE_CONFIG_RSHARE_ENDPOINT"] == passing.url
         try:
-            mount.start()
-            passing.refuse["PUT"] = Refusal(
-                status=503,
-                headers={"Content-Type": "application/xml"},
-                content=b"<Error><Code>SlowDown</Code><Message>Please reduce your rate</Message></Error>",
-            )
-            made = mount.write(3)
-            mount.until(lambda: passing.refused >= 1)
-            passing.refuse.clear()
-            assert mount.stop(within_s=60) == 0
-            assert served.files() == {f"bucket/{name}": content for name, content in made.items()}
+            yield mount, passing, served
         finally:
             mount.close()
             served.stop()
+
+
+def test_clock_of_s3(tmp_path: Path) -> None:
+    """A refusal that no credentials cure: 69, and compare the clocks, at the start and while it runs."""
+    with mount_of_s3(tmp_path) as (mount, passing, _):
+        passing.refuse["*"] = SKEWED
+        code, line = mount.refused()
+        assert code == 69
+        assert "compare the clocks" in line
+        passing.refuse.clear()
+        mount.start()
+        passing.refuse["*"] = SKEWED
+        mount.until_stats(lambda s: "clocks" in (s["remote"]["error"] or ""))
+        assert not mount.stats()["remote"]["refused"]
+        passing.refuse.clear()
+        assert mount.stop() == 0
+
+
+def test_busy_s3(tmp_path: Path) -> None:
+    """503 SlowDown on uploads: all arrive when it takes them again."""
+    with mount_of_s3(tmp_path) as (mount, passing, served):
+        mount.start()
+        passing.refuse["PUT"] = Refusal(
+            status=503,
+            headers={"Content-Type": "application/xml"},
+            content=b"<Error><Code>SlowDown</Code><Message>Please reduce your rate</Message></Error>",
+        )
+        made = mount.write(3)
+        mount.until(lambda: passing.refused >= 1)
+        passing.refuse.clear()
+        assert mount.stop(within_s=60) == 0
+        assert served.files() == {f"bucket/{name}": content for name, content in made.items()}

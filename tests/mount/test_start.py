@@ -386,7 +386,7 @@ def test_old_nextcloud_url(tmp_path: Path, mount: HookdMount, path: str, notice:
     """
     served = Server(tmp_path / "nextcloud", path=path)
     served.start()
-    place = tmp_path / "of-nextcloud"
+    place = tmp_path / "own"  # short: sockets lie in it
     place.mkdir()
     made = HookdMount(place, served)
     made.variables |= {

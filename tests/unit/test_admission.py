@@ -714,6 +714,16 @@ class TestSameFileTwice:
         await gates.reached(number)
         return call
 
+    async def overtaken(self, found: Rig, gates: Gates) -> Any:
+        """An event of i1 and i0 that is still frozen (gate 0), after a later one of i2 and i0 ended."""
+        for number in range(3):
+            found.index(number)
+        first = await self.start(found, found.jumped(1, "0"), gates, 0)
+        second = await self.start(found, found.jumped(2, "0"), gates, 1)
+        gates.gates[1].set()
+        await second
+        return first
+
     async def test_end_in_the_other_order(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -761,12 +771,7 @@ class TestSameFileTwice:
         """Of the event that ended last only the overtaken file is left out."""
         async with rig(tmp_path, run=False) as found:
             gates = Gates(found, monkeypatch)
-            for number in range(3):
-                found.index(number)
-            first = await self.start(found, found.jumped(1, "0"), gates, 0)
-            second = await self.start(found, found.jumped(2, "0"), gates, 1)
-            gates.gates[1].set()
-            await second
+            first = await self.overtaken(found, gates)
             gates.gates[0].set()
             await first
             names = sorted(job.key.name for job in found.scheduler)
@@ -827,12 +832,7 @@ class TestSameFileTwice:
         """What is committed is in line: a copy that cannot be removed keeps no job out."""
         async with rig(tmp_path, run=False) as found:
             gates = Gates(found, monkeypatch)
-            for number in range(3):
-                found.index(number)
-            first = await self.start(found, found.jumped(1, "0"), gates, 0)
-            second = await self.start(found, found.jumped(2, "0"), gates, 1)
-            gates.gates[1].set()
-            await second
+            first = await self.overtaken(found, gates)
 
             def broken(staged: object) -> None:
                 raise OSError(errno.EIO, "Input/output error")

@@ -16,12 +16,10 @@ from hookd.restore.local import WORK, Local
 from hookd.restore.offline import _meant
 from hookd.restore.restorer import Restorer
 from hookd.restore.table import Here
-from tests.conftest import Logs
 from tests.fakes.rig import Rig, rig
 from tests.fakes.silent_zdb import SilentZdb
 from tests.fakes.store import MemoryStore
 from tests.fakes.survey_files import (
-    EXPECTED,
     NS,
     files_of,
     fill,
@@ -30,23 +28,17 @@ from tests.fakes.survey_files import (
     put_here,
     store_all,
     wipe,
+    zdb_and_store,
     zdb_at,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
-
-
-@pytest.fixture(autouse=True)
-def may_warn(logs: Logs) -> None:
-    """What these tests are about is said loudly."""
-    logs.allow(*EXPECTED)
+pytest_plugins = ["tests.fakes.survey_fixtures"]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs", "may_warn")]
 
 
 async def test_take_remote(tmp_path: Path) -> None:
     """What is here is set aside, not removed, and what is stored comes back."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True)
+    newest, store = zdb_and_store(tmp_path)
     put_here(tmp_path, Here.FOREIGN, {})
     mine = files_of(tmp_path)
     async with rig(tmp_path, store) as found:
@@ -64,9 +56,7 @@ async def test_take_remote(tmp_path: Path) -> None:
 
 async def test_take_local(tmp_path: Path) -> None:
     """What is here is served and stored over what is there."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True)
+    _, store = zdb_and_store(tmp_path)
     put_here(tmp_path, Here.FOREIGN, {})
     mine = files_of(tmp_path)
     async with rig(tmp_path, store) as found:
@@ -96,9 +86,7 @@ async def test_nothing_to_take(tmp_path: Path) -> None:
 @pytest.mark.parametrize("take", ["local", "remote"])
 async def test_kept_until_the_store_can_be_read(tmp_path: Path, take: str) -> None:
     """Chosen while the store is away: nothing is moved, over a restart too, and then it is followed."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True)
+    _, store = zdb_and_store(tmp_path)
     put_here(tmp_path, Here.FOREIGN, {})
     mine = files_of(tmp_path)
     async with rig(tmp_path, store, names=(NS,)) as found:
@@ -145,9 +133,7 @@ async def test_remote_is_waited_for_and_withdrawn(tmp_path: Path) -> None:
 
 async def test_local_files_with_a_gap_are_not_taken(tmp_path: Path) -> None:
     """What the store lacks refused a restore: half a namespace is not served, nor the store given up."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True)
+    newest, store = zdb_and_store(tmp_path)
     del store.content[data_key(NS, 1)]
     lose(tmp_path, "i1", "d1")
     async with rig(tmp_path, store, names=(NS,)) as found:
@@ -169,9 +155,7 @@ async def test_local_files_with_a_gap_are_not_taken(tmp_path: Path) -> None:
 
 async def test_local_files_beside_an_interrupted_restore(tmp_path: Path) -> None:
     """They are whole: taken, and what was fetched is forgotten, or the restore would go on."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True)
+    newest, store = zdb_and_store(tmp_path)
     (tmp_path / "index" / NS / WORK).mkdir()
     async with rig(tmp_path, store, names=(NS,)) as found:
         await found.survey.choices.choose(NS, "local")

@@ -16,29 +16,22 @@ from tests.conftest import Logs
 from tests.fakes.rig import rig
 from tests.fakes.store import MemoryStore
 from tests.fakes.survey_files import (
-    EXPECTED,
     NS,
     files_of,
     fill,
     put_here,
     wipe,
+    zdb_and_store,
     zdb_at,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
-
-
-@pytest.fixture(autouse=True)
-def may_warn(logs: Logs) -> None:
-    """What these tests are about is said loudly."""
-    logs.allow(*EXPECTED)
+pytest_plugins = ["tests.fakes.survey_fixtures"]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs", "may_warn")]
 
 
 async def test_our_name_is_there_before_zdb_serves(tmp_path: Path) -> None:
     """A restored namespace is ours: the old frontend stops with its next put."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True, writer="old")
+    newest, store = zdb_and_store(tmp_path, writer="old")
     wipe(tmp_path)
     async with rig(tmp_path, store) as found:
         await found.survey.survey()
@@ -76,9 +69,7 @@ async def test_a_store_that_does_not_take_our_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs
 ) -> None:
     """Readable, but not writable: what was restored is served, and nothing stored before our name is."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True, writer="old")
+    _, store = zdb_and_store(tmp_path, writer="old")
     wipe(tmp_path)
     put = store.put_record
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,42 @@ def test_a_terminal(tmp_path: Path, stream: tuple[int, int]) -> None:
             out.write(b"life %d\n" % number)
     pump.finish()
     assert os.read(reading, 1 << 16) == b"zdb: life 0\nzdb: life 1\n"
+
+
+def test_a_listener_has_heard_all_once_it_is_settled(tmp_path: Path) -> None:
+    """Whatever the other services write meanwhile."""
+    heard: list[bytes] = []
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    pump = LogPump(
+        tmp_path / "log",
+        ("fs", "zdb"),
+        output=nowhere,
+        terminals=["fs"],
+        listeners={"fs": heard.append},
+    )
+    pump.start()
+    chatter = threading.Event()
+
+    def chat() -> None:
+        with open(tmp_path / "log" / "zdb", "wb", buffering=0) as out:
+            while not chatter.is_set():
+                out.write(b"chatter\n" * 100)
+
+    other = threading.Thread(target=chat)
+    other.start()
+    try:
+        for number in range(3):
+            with open(tmp_path / "log" / "fs", "wb", buffering=0) as out:
+                out.write(b"one %d\n" % number)
+            assert pump.settle()
+            assert b"".join(heard).splitlines()[-1] == b"fs: one %d" % number
+    finally:
+        chatter.set()
+        other.join()
+        pump.finish()
+    assert not pump.is_alive()
+    assert not pump.settle(0.1)
+    os.close(nowhere)
 
 
 def test_a_file_that_is_rolled(tmp_path: Path) -> None:

@@ -111,16 +111,76 @@ def test_a_staging_folder_of_its_own_on_the_volume(here: Path) -> None:
     preflight.check_hookd(environ)
 
 
+def store_at(here: Path, path: Path, kind: str = "directory") -> dict[str, str]:
+    """The environment of a container whose store is the folder `path`."""
+    key = {"directory": "HOOKD_STORE__DIRECTORY__PATH", "rclone": "HOOKD_STORE__RCLONE__REMOTE"}
+    return {
+        "HOOKD_CONFIG": str(here / "hookd.toml"),
+        "HOOKD_STORE__KIND": kind,
+        key[kind]: str(path),
+    }
+
+
 def test_another_store_needs_no_zstor(here: Path) -> None:
+    environ = store_at(here, here / "store")
     (here / "store").mkdir()
-    preflight.check_hookd(
-        {
-            "HOOKD_CONFIG": str(here / "hookd.toml"),
-            "HOOKD_STORE__KIND": "directory",
-            "HOOKD_STORE__DIRECTORY__PATH": str(here / "store"),
-            "HOOKD_STORE__ZSTOR__CONFIG": "/etc/other.toml",
-        }
-    )
+    preflight.check_hookd({**environ, "HOOKD_STORE__ZSTOR__CONFIG": "/etc/other.toml"})
+
+
+TABLE = """\
+1 0 0:40 / / rw - overlay overlay rw
+2 1 0:41 / /dev/shm rw - tmpfs shm rw
+3 1 254:1 /srv/pool /store rw - ext4 /dev/vda1 rw
+4 3 0:42 / /store/scratch rw - tmpfs tmpfs rw
+5 1 254:1 /var/lib/docker/volumes/v/_data /data rw - ext4 /dev/vda1 rw
+"""
+
+
+@pytest.mark.parametrize("kind", ["directory", "rclone"])
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/store/of/zdb", ""),
+        ("/store", ""),
+        ("/stores", "on the container's own disk"),
+        ("/srv/zdb", "on the container's own disk"),
+        ("/store/scratch/zdb", "in memory"),
+        ("/dev/shm/zdb", "in memory"),
+        ("/mnt/zdb", "lies in the file system that it has to keep"),
+    ],
+)
+def test_a_store_that_goes_with_the_container(
+    here: Path, monkeypatch: pytest.MonkeyPatch, kind: str, path: str, why: str
+) -> None:
+    """A folder is a store where a volume of its own lies below it; elsewhere the start is refused."""
+    found = mounts.mounts(TABLE)
+    monkeypatch.setattr(mounts, "mounts", lambda table=None: found)
+    environ = store_at(here, Path(path), kind)
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)
+    if not why:
+        preflight.check_hookd(environ)
+        return
+    with pytest.raises(ConfigError, match=re.escape(why)) as caught:
+        preflight.check_hookd(environ)
+    assert path in str(caught.value)
+
+
+def test_a_store_that_cannot_be_made(here: Path) -> None:
+    """hookd would end again and again over it; the rest of the container would wait."""
+    environ = store_at(here, here / "typo" / "store")
+    with pytest.raises(ConfigError, match="there is no folder"):
+        preflight.check_hookd(environ)
+    preflight.check_hookd({**environ, "HOOKD_STORE__DIRECTORY__MUST_EXIST": "true"})  # waited for
+    preflight.check_hookd(store_at(here, here / "store"))
+
+
+def test_a_store_behind_a_link(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it leads counts, not where it lies."""
+    found = mounts.mounts(TABLE)
+    monkeypatch.setattr(mounts, "mounts", lambda table=None: found)
+    (here / "link").symlink_to("/srv")
+    with pytest.raises(ConfigError, match="the container's own disk"):
+        preflight.check_hookd(store_at(here, here / "link" / "zdb"))
 
 
 @pytest.fixture

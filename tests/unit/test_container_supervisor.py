@@ -129,6 +129,7 @@ class World:
             is_ready=lambda: self.find("hookd") != 0,
             unmount=lambda: None,
             hurried=lambda: False,
+            unwritten=lambda: "",
             clock=lambda: self.now,
             sleep=self.sleep,
         ).run()

@@ -11,7 +11,8 @@ from hookd.errors import ConfigError, Exit, RemoteRefused, RemoteUnreachable
 from hookd.mount import failures
 from hookd.mount.environment import Remotes, read
 from hookd.mount.forms import looks_obscured, ways
-from hookd.mount.rclone import check_flags
+from hookd.mount.rclone import Rclone, check_flags
+from hookd.mount.settings import MountSection
 
 OBSCURED = "XWFa75bwMrHgyreTqpbNI2KUJQ"
 SEED = {
@@ -138,7 +139,47 @@ def test_flags_that_are_refused(flag: str, word: str) -> None:
 
 def test_flags_that_are_taken() -> None:
     """What tunes it."""
-    check_flags(("--vfs-refresh", "--checkers=2", "--ask-password=false", "--dir-cache-time=5m"))
+    flags = ("--vfs-refresh", "--checkers=2", "--ask-password=false", "--dir-cache-time=5m")
+    check_flags(flags)
+    check_flags((*flags, "--http-proxy=http://p"), {"x": {"type": "http"}})
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable"),
+    [
+        ("--webdav-url=http://other", "RCLONE_WEBDAV_URL"),
+        ("--webdav-pacer-min-sleep=1ms", "RCLONE_WEBDAV_PACER_MIN_SLEEP"),
+        ("--gcs-anonymous", "RCLONE_GCS_ANONYMOUS"),
+        ("--oos-compartment=c", "RCLONE_OOS_COMPARTMENT"),
+        ("--s3-endpoint=http://other", "RCLONE_S3_ENDPOINT"),
+        ("--swift-auth=http://other", "RCLONE_SWIFT_AUTH"),
+    ],
+)
+def test_flags_of_the_remote(flag: str, variable: str) -> None:
+    """They win over the place that the cache is named after: what waits in it would go to another one.
+
+    All of the types that are here, and whatever says a place of a type that an encrypted file may have.
+    """
+    sections = {
+        "rshare": {"type": "webdav"},
+        "gcs": {"type": "google cloud storage"},
+        "oracle": {"type": "oracleobjectstorage"},
+    }
+    with pytest.raises(ConfigError, match=f"write {variable}, or") as raised:
+        check_flags((flag,), sections)
+    assert "other" not in str(raised.value)
+
+
+def test_a_mount_refuses_flags_of_its_remote(tmp_path: Path) -> None:
+    """The start knows the types of its remotes."""
+    with pytest.raises(ConfigError, match="RCLONE_WEBDAV_VENDOR"):
+        Rclone(
+            MountSection(rclone="/bin/true", flags=("--webdav-vendor=other",)),
+            read("rshare:/", SEED),
+            cache=tmp_path,
+            runtime=tmp_path,
+            environ=SEED,
+        )
 
 
 def test_two_remotes() -> None:
@@ -177,6 +218,56 @@ def test_identity_is_of_the_place() -> None:
     for key, value in (("RSHARE_USER", "x"), ("RSHARE_URL", "http://x")):
         assert remotes(**{f"RCLONE_CONFIG_{key}": value}).identity != same
     assert remotes(REMOTE_PATH="rshare:/sub").identity != same
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("swift", "auth"),
+        ("filescom", "site"),
+        ("pcloud", "hostname"),
+        ("seafile", "library"),
+        ("storj", "satellite_address"),
+    ],
+)
+def test_identity_of_other_types(kind: str, option: str) -> None:
+    """Each has its own word for the place."""
+    environ = {"RCLONE_CONFIG_X_TYPE": kind}
+    variable = f"RCLONE_CONFIG_X_{option.upper()}"
+    one = read("x:", {**environ, variable: "one"})
+    assert one.identity != read("x:", {**environ, variable: "two"}).identity
+
+
+@pytest.mark.parametrize(
+    ("option", "one", "rotated", "elsewhere"),
+    [
+        ("SAS_URL", "https://a/c?sig=1", "https://a/c?sig=2", "https://b/c?sig=1"),
+        (
+            "CONNECTION_STRING",
+            "AccountName=a;AccountKey=secretone==;EndpointSuffix=e",
+            "AccountName=a;EndpointSuffix=e;AccountKey=secrettwo==",
+            "AccountName=b;AccountKey=secretone==;EndpointSuffix=e",
+        ),
+    ],
+)
+def test_identity_of_a_place_with_its_secret(
+    option: str, one: str, rotated: str, elsewhere: str
+) -> None:
+    """Azure has both in one value: only the place of it counts."""
+    found = {
+        value: read(
+            "x:", {"RCLONE_CONFIG_X_TYPE": "azureblob", f"RCLONE_CONFIG_X_{option}": value}
+        ).identity
+        for value in (one, rotated, elsewhere)
+    }
+    assert found[one] == found[rotated] != found[elsewhere]
+
+
+@pytest.mark.parametrize("option", ["ACCESS_GRANT", "PRIVATE_KEY", "SSE_CUSTOMER_KEY"])
+def test_secrets_with_no_such_word_in_their_name(option: str) -> None:
+    """No line shows them."""
+    read("x:", {"RCLONE_CONFIG_X_TYPE": "storj", f"RCLONE_CONFIG_X_{option}": f"grant-{option}"})
+    assert log.scrub(f"it said grant-{option}!") == "it said ***!"
 
 
 def test_identity_is_of_what_is_needed() -> None:

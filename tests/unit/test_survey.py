@@ -28,7 +28,6 @@ from tests.fakes.rig import rig
 from tests.fakes.silent_zdb import SilentZdb
 from tests.fakes.store import MemoryStore
 from tests.fakes.survey_files import (
-    EXPECTED,
     NS,
     entries_of,
     files_of,
@@ -37,17 +36,13 @@ from tests.fakes.survey_files import (
     put_here,
     store_all,
     wipe,
+    zdb_and_store,
     zdb_at,
 )
 from tests.fakes.zdb_files import answers
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
-
-
-@pytest.fixture(autouse=True)
-def may_warn(logs: Logs) -> None:
-    """What these tests are about is said loudly."""
-    logs.allow(*EXPECTED)
+pytest_plugins = ["tests.fakes.survey_fixtures"]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs", "may_warn")]
 
 
 UNREAD = (There.UNREACHABLE, There.BLIND)
@@ -224,9 +219,7 @@ async def test_an_inconsistent_store(tmp_path: Path, spoil: str, said: str) -> N
 @pytest.mark.parametrize("key", [index_key(NS, 2), data_key(NS, 3), namespace_key(NS)], ids=str)
 async def test_other_bytes(tmp_path: Path, key: FileKey, fault: str) -> None:
     """A store that gives other bytes than it checks, or not all, keeps zdb waiting; then it goes on."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True)
+    _, store = zdb_and_store(tmp_path)
     wipe(tmp_path)
     getattr(store, fault).add(key)
     async with rig(tmp_path, store) as found, anyio.create_task_group() as group:
@@ -243,9 +236,7 @@ async def test_a_slow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """It holds up zdb where something is missing, and not where nothing is; nothing is stored unseen."""
     monkeypatch.setattr(survey_stage, "PATIENCE_S", 0.05)
     monkeypatch.setattr(survey_stage, "CALL_LIMIT_S", 0.05)
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True)
+    _, store = zdb_and_store(tmp_path)
     store.hang = {"stat-record"}
     async with rig(tmp_path, store, names=(NS,)) as found:
         with anyio.fail_after(5):
@@ -295,9 +286,7 @@ async def test_an_older_manifest_of_ours(tmp_path: Path) -> None:
 
 async def test_absent_in_the_middle(tmp_path: Path) -> None:
     """A manifest names a file that the store has lost: refused, and named; back there, it is restored."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True)
+    newest, store = zdb_and_store(tmp_path)
     del store.content[data_key(NS, 1)]
     wipe(tmp_path)
     async with rig(tmp_path, store) as found:
@@ -315,9 +304,7 @@ async def test_absent_in_the_middle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [b"garbage", b"{}", b"", b'{"hookd": 1}'])
 async def test_a_manifest_that_is_none(tmp_path: Path, bad: bytes) -> None:
     """The files are restored without it."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=False)
+    _, store = zdb_and_store(tmp_path, named=False)
     store.records[manifest.NAME] = bad
     wipe(tmp_path)
     async with rig(tmp_path, store) as found:
@@ -368,9 +355,7 @@ async def test_a_store_that_begins_to_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """A zstor that found nothing is started anew before it has to prove that it sees: not believed."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=False)
+    newest, store = zdb_and_store(tmp_path, named=False)
     wipe(tmp_path)
     missed = index_key(NS, 2) if what == "index" else data_key(NS, 3)
     stat, blind = store.stat, True
@@ -402,9 +387,7 @@ async def test_a_store_that_begins_to_see(
 
 async def test_a_manifest_from_the_future(tmp_path: Path) -> None:
     """Nothing is restored by guessing, and nothing stored over it; complete files are served."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=False)
+    _, store = zdb_and_store(tmp_path, named=False)
     store.records[manifest.NAME] = b'{"hookd": 99}'
     async with rig(tmp_path, store) as found:
         await found.survey.survey()
@@ -456,9 +439,7 @@ async def test_a_rolled_back_disk(tmp_path: Path) -> None:
 
 async def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk keeps zdb waiting; with room again the restore goes on."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=True)
+    _, store = zdb_and_store(tmp_path)
     wipe(tmp_path)
     room = False
     get = store.get
@@ -529,9 +510,7 @@ async def test_zdb_makes_files_meanwhile(tmp_path: Path, monkeypatch: pytest.Mon
 
 async def test_deleted_namespaces_do_not_come_back(tmp_path: Path) -> None:
     """zdb deleted it: its files are in the store, the manifest says whose they are not."""
-    zdb_at(tmp_path)
-    newest, store = files_of(tmp_path), MemoryStore()
-    fill(store, newest, named=False)
+    _, store = zdb_and_store(tmp_path, named=False)
     made = manifest.build([], lineage="l", writer="w", sequence=3, deleted=[NS])
     store.records[manifest.NAME] = manifest.encode(made)
     wipe(tmp_path)

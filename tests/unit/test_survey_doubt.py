@@ -19,30 +19,20 @@ from tests.fakes.rig import Rig, rig
 from tests.fakes.silent_zdb import SilentZdb
 from tests.fakes.store import MemoryStore
 from tests.fakes.survey_files import (
-    EXPECTED,
     NS,
     files_of,
     fill,
     lose,
     mine,
     store_all,
+    store_and_say,
+    stored_by_us,
     wipe,
     zdb_at,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
-
-
-@pytest.fixture(autouse=True)
-def may_warn(logs: Logs) -> None:
-    """What these tests are about is said loudly."""
-    logs.allow(*EXPECTED)
-
-
-async def _stored(found: Rig) -> None:
-    await found.fence.guard()
-    await store_all(found)
-    await found.fence.publish()
+pytest_plugins = ["tests.fakes.survey_fixtures"]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs", "may_warn")]
 
 
 async def _waits(found: Rig) -> str:
@@ -64,9 +54,7 @@ async def test_an_older_disk_with_the_store_away(tmp_path: Path) -> None:
     for root in ("index", "data"):
         shutil.copytree(tmp_path / root, then / root)
     wipe(tmp_path)
-    zdb_at(tmp_path)
-    async with rig(tmp_path, store, names=(NS,)) as found:
-        await _stored(found)
+    await stored_by_us(tmp_path, store)
     stored = dict(store.content)
     for root in ("index", "data"):
         shutil.rmtree(tmp_path / root)
@@ -162,7 +150,7 @@ async def test_blank_files_of_a_store_that_is_known(tmp_path: Path) -> None:
     zdb_at(tmp_path)
     store = MemoryStore()
     async with rig(tmp_path, store) as found:
-        await _stored(found)
+        await store_and_say(found)
     async with rig(tmp_path, store) as found:
         store.down = "away"
         with anyio.fail_after(5):
@@ -175,10 +163,7 @@ async def test_blank_files_of_a_store_that_is_known(tmp_path: Path) -> None:
 
 async def test_a_wiped_store_and_a_lost_disk(tmp_path: Path) -> None:
     """The journal knows nine files, the store has none: it is not served blank."""
-    zdb_at(tmp_path)
-    store = MemoryStore()
-    async with rig(tmp_path, store, names=(NS,)) as found:
-        await _stored(found)
+    store = await stored_by_us(tmp_path)
     good = dict(store.content), dict(store.records)
     wipe(tmp_path)
     store.content, store.records = {}, {}
@@ -199,10 +184,7 @@ async def test_a_wiped_store_and_complete_files(tmp_path: Path, logs: Logs, late
     """zdb is served, and no manifest names what the store has not, also not `late`, where it is away at
     the start. All is stored again, but for what is not here.
     """
-    zdb_at(tmp_path)
-    store = MemoryStore()
-    async with rig(tmp_path, store, names=(NS,)) as found:
-        await _stored(found)
+    store = await stored_by_us(tmp_path)
     good = dict(store.content)
     lose(tmp_path, "d0")
     store.content, store.records = {}, {}
@@ -240,7 +222,7 @@ async def test_a_wiped_store_and_the_word_to_begin_anew(tmp_path: Path) -> None:
     zdb_at(tmp_path)
     store = MemoryStore()
     async with rig(tmp_path, store, names=(NS,)) as found:
-        await _stored(found)
+        await store_and_say(found)
         wipe(tmp_path)
         store.content, store.records = {}, {}
         await found.survey.survey()
@@ -253,10 +235,7 @@ async def test_a_wiped_store_and_the_word_to_begin_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("named", [True, False])
 async def test_the_newest_index_is_lost_in_the_store(tmp_path: Path, named: bool) -> None:
     """Known from the ledger or from the manifest alone: what is left would be older, and is refused."""
-    zdb_at(tmp_path)
-    store = MemoryStore()
-    async with rig(tmp_path, store, names=(NS,)) as found:
-        await _stored(found)
+    store = await stored_by_us(tmp_path)
     wipe(tmp_path)
     del store.content[index_key(NS, 3)]
     if named:
@@ -363,11 +342,9 @@ async def test_the_index_disk_is_lost(
     tmp_path: Path, sizes: bool, named: bool, knows: bool
 ) -> None:
     """Data files that are here are kept only if they are those that are stored."""
-    zdb_at(tmp_path, rotations=1)
     store = MemoryStore()
     store.knows_sizes = sizes
-    async with rig(tmp_path, store, names=(NS,)) as found:
-        await _stored(found)
+    await stored_by_us(tmp_path, store, rotations=1)
     newest = files_of(tmp_path)
     if not knows:
         for path in tmp_path.glob("journal.db*"):

@@ -114,7 +114,7 @@ def test_hookd_is_watched_and_given_time() -> None:
     hookd = service("hookd")
     assert one(hookd, "Type") == "notify"
     assert one(hookd, "WatchdogSec") == "3min"
-    assert one(hookd, "ExecReload") == "kill -HUP $MAINPID"
+    assert one(hookd, "ExecReload") == "sh -c 'kill -HUP \"$MAINPID\"'"  # no procps needed
     assert one(hookd, "Restart") == "on-failure"  # 75 after SIGHUP is one
     assert "75" not in one(hookd, "RestartPreventExitStatus").split()
 

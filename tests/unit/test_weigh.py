@@ -11,20 +11,14 @@ import pytest
 from hookd.entries import HEADER_BYTES, Age, NotAnIndex, age_of
 from hookd.files import FileKey, data_key, index_key, namespace_key
 from hookd.restore.table import Decision, Here, There
-from tests.conftest import Logs
 from tests.fakes.audits import data_bytes, index_bytes
 from tests.fakes.rig import Rig, rig
 from tests.fakes.silent_zdb import SilentZdb
 from tests.fakes.store import MemoryStore
-from tests.fakes.survey_files import EXPECTED, NS, files_of, fill, wipe, zdb_at
+from tests.fakes.survey_files import NS, files_of, fill, wipe, zdb_at
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
-
-
-@pytest.fixture(autouse=True)
-def may_warn(logs: Logs) -> None:
-    """What these tests are about is said loudly."""
-    logs.allow(*EXPECTED)
+pytest_plugins = ["tests.fakes.survey_fixtures"]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs", "may_warn")]
 
 
 def of_hook_sh(files: dict[FileKey, bytes]) -> MemoryStore:
