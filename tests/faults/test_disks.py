@@ -6,6 +6,7 @@ Each time the right answer comes at once, and with room again everything is stor
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,7 +208,7 @@ def test_store_in_trouble(
 def test_start_without_the_store(
     world: World, disk: Path, trouble: Callable[[Path], Callable[[], object]]
 ) -> None:
-    """An empty folder is not taken for the store that was there before; the shims spool."""
+    """An empty folder is not taken for the store that was there before, nor made; the shims spool."""
     move_store(world, disk / "store")
     world.start()
     assert world.zdb.start() == 0
@@ -219,7 +220,8 @@ def test_start_without_the_store(
     world.start(wait=False)
     assert world.daemon.wait() == Exit.UNAVAILABLE
     assert "not the store" in world.daemon.announced()[-1]
-    subprocess.run(["rm", "-r", str(world.daemon.store)], check=True)
+    assert world.daemon.store.exists() == (trouble is another)
+    shutil.rmtree(world.daemon.store, ignore_errors=True)
     os.rename(disk / "away", world.daemon.store)
     world.start()
     end(world)
