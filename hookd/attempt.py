@@ -35,6 +35,7 @@ from hookd.fence import Fenced
 from hookd.files import FileKey, Kind, Roots, data_key, index_key
 from hookd.journal import Job, Journal, LedgerEntry
 from hookd.log import get
+from hookd.needs import say_lost
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging, hash_live
 from hookd.source import Postponed, Sources, is_blank
@@ -81,6 +82,7 @@ class Attempts:
         """
         self._journal = journal
         self._scheduler = scheduler
+        self._roots = roots
         self._store_to = store
         self._staging = staging
         self._time_limit_s = time_limit_s
@@ -153,6 +155,8 @@ class Attempts:
             if 0 < here < there:
                 detail = f"{newest.name} has {here} bytes here, but {there} are stored already"
                 raise Conflict("store", job.key, detail)
+            if 0 < there < job.needs_bytes:  # sealed, or it would not have come here
+                say_lost(self._roots.path(newest), there, job.needs_bytes)
         behind = [
             key
             for key, remote_bytes in self._scheduler.unchecked(job)

@@ -261,7 +261,7 @@ class Dispatcher:
             await self._journal.retire_file(job.key)
         job.state = JobState.SETTLED
         if not self.departures.is_disowned(job):
-            self._scheduler.remote(job.key, entry.size_bytes)
+            self._scheduler.remote(job.key, entry.size_bytes, sealed=entry.sealed)
             if older := self._scheduler.outdated(job):
                 self.departures.supersede(older, job)
         self._scheduler.finished(job)

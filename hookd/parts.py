@@ -346,7 +346,7 @@ def _hindrance(parts: Parts) -> str | None:
 def refill(parts: Parts, loaded: Loaded) -> None:
     """What the journal owes goes back into the line."""
     for entry in loaded.ledger:
-        parts.scheduler.remote(entry.key, entry.size_bytes)
+        parts.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
     for event_id, seq, answer in loaded.events[-REMEMBER_EVENTS:]:
         parts.admission.remember(event_id, seq, answer)
     parts.dispatcher.enqueue(loaded.jobs)

@@ -6,8 +6,8 @@ The rules, in order of weight:
    (`Job.begun`); that is the order of acknowledgement but for events that are slow, and files that are
    frozen late.
 2. *Data first, old indexes last*: a job that needs data file N runs only when no job for a data file
-   ≤ N of its namespace is open, and dN is known to be remote with at least the length it had at the
-   snapshot. An index older than N (zdb rewrote it to point into dN) also waits until iN is remote, as
+   ≤ N of its namespace is open, and dN is known to be remote with at least the length that its entries
+   need; or as long as it will ever be (sealed), or somebody gave it up. An index older than N (zdb rewrote it to point into dN) also waits until iN is remote, as
    it was acknowledged before it. An index that is not remote in any version waits for the older ones of
    which that is true too, but for those that wait for a newer one (`order`).
 3. *Newest wins*: a new snapshot takes the place (and the turn) of older ones of its file, except of
@@ -16,7 +16,7 @@ The rules, in order of weight:
    given up for a shorter file: zdb's files only grow, so that one is not a newer version; nor for a
    file that has no snapshot yet: until it has, or is stored, the disk may lose it.
 4. *Oldest first*: what may run, runs by turn. A failed job waits out its backoff aside, so it holds
-   up nobody but the indexes that point into it.
+   up nobody but the indexes that rule 2 makes wait for it: those that point into it, and the newer ones.
 
 Weakness: rule 2 counts a quarantined file as open, so its namespace's later indexes wait until somebody
 retries or skips it. The alternative would publish an index that points at nothing, or one without its
@@ -57,9 +57,11 @@ class Scheduler:
 
     # -- what comes in -------------------------------------------------------------------------
 
-    def remote(self, key: FileKey, size_bytes: int) -> None:
-        """`key` is proven remote with this length (the ledger, at start and at each settling)."""
-        self._order(key.namespace).proven(key, size_bytes)
+    def remote(self, key: FileKey, size_bytes: int, *, sealed: bool = False) -> None:
+        """`key` is proven remote with this length (the ledger, at start and at each settling); `sealed`: it
+        will never be longer.
+        """
+        self._order(key.namespace).proven(key, size_bytes, sealed=sealed)
         self._look_again(key)
 
     def retire(self, namespace: str) -> None:
@@ -182,6 +184,7 @@ class Scheduler:
     def give_up(self, key: FileKey) -> None:
         """Somebody decided that the file is not stored: indexes do not ask for it any more."""
         self._order(key.namespace).give_up(key)
+        self._look_again(key)
 
     def checked(self, job: Job) -> None:
         """All of `unchecked(job)` was found to be remote as long as it is here."""
@@ -295,7 +298,7 @@ class Scheduler:
         return list(numbers) if order is None else order.not_remote(kind, numbers)
 
     def waits_for(self, job: Job) -> FileKey | None:
-        """The data file, or the newer index, that holds a job back (rule 2), or None."""
+        """The data file, the newer or the older index that holds a job back (rule 2), or None."""
         return self._order(job.key.namespace).obstacle(job, self._files)
 
     def unchecked(self, job: Job) -> list[tuple[FileKey, int]]:
@@ -337,12 +340,10 @@ class Scheduler:
             job.place = "ready"
             heapq.heappush(self._ready, (job.turn, job.id, job))
             return
-        self._order(job.key.namespace).hold(job, obstacle)
+        self._stirred.update(self._order(job.key.namespace).hold(job, obstacle))
 
     def _weigh(self, key: FileKey) -> None:
-        """Whoever waits for an index that waits for a newer one itself, or for data that nobody has
-        announced, may have to go before it.
-        """
+        """Whoever waits for an index that waits for a newer one itself may have to go before it."""
         if self._order(key.namespace).weigh(key.number, self._files):
             self._stirred.add(key)
 
@@ -369,6 +370,7 @@ class Scheduler:
         if key.kind is Kind.DATA:
             for waiter in self._order(key.namespace).closed(key):
                 self._place(waiter)
+            self._look_again(key)
         elif key.kind is Kind.INDEX:
             self._weigh(key)
             self._look_again(key)
