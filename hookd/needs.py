@@ -25,7 +25,7 @@ def points_to(roots: Roots, job: Job, content: bytes | Path) -> tuple[int, int]:
 
     iN needs dN in any case: without it zdb would make dN anew at its start. A data file that came after N
     counts only if an entry points into it. One that ends before its entries do has lost values: zdb
-    appends a value before it writes the entry, so there will never be more of them, and none is waited for.
+    appends a value before it writes the entry, so there will never be more, and none is waited for.
     """
     needs = no_further(roots, job)
     own = job.key.number if job.key.kind is Kind.INDEX else 0
@@ -65,7 +65,7 @@ def say_lost(path: Path, length: int, end: int) -> None:
 
 
 def _there(roots: Roots, job: Job, number: int, end: int) -> int:
-    """`end`, or where the data file ends if that comes before. One that is in the store alone is whole."""
+    """`end`, or where the data file ends if that comes before. What is in the store alone is whole."""
     path = roots.path(data_key(job.key.namespace, number))
     try:
         length = path.stat().st_size

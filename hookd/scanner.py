@@ -54,8 +54,8 @@ class Scanner:
         while True:
             await self._wanted.wait()
             self._wanted = anyio.Event()
-            await self.parts.leftovers.look()
             try:
+                await self.parts.leftovers.look()
                 await self.scan(with_active=not await self.zdb_runs())
                 self.parts.auditor.scanned()
             except (JournalError, OSError) as error:

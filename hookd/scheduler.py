@@ -7,9 +7,10 @@ The rules, in order of weight:
    frozen late.
 2. *Data first, old indexes last*: a job that needs data file N runs only when no job for a data file
    ≤ N of its namespace is open, and dN is known to be remote with at least the length that its entries
-   need; or as long as it will ever be (sealed), or somebody gave it up. An index older than N (zdb rewrote it to point into dN) also waits until iN is remote, as
-   it was acknowledged before it. An index that is not remote in any version waits for the older ones of
-   which that is true too, but for those that wait for a newer one (`order`).
+   need; or as long as it will ever be (sealed), or somebody gave it up. An index older than N (zdb
+   rewrote it to point into dN) also waits until iN is remote, as it was acknowledged before it. An index
+   that is not remote in any version waits for the older ones of which that is true too, but for those
+   that wait for a newer one (`order`).
 3. *Newest wins*: a new snapshot takes the place (and the turn) of older ones of its file, except of
    one that has waited `supersede_within_s` and never failed. That one keeps its turn: else a file
    that is rewritten faster than the store drains would never be stored at all. A snapshot is never
@@ -58,8 +59,8 @@ class Scheduler:
     # -- what comes in -------------------------------------------------------------------------
 
     def remote(self, key: FileKey, size_bytes: int, *, sealed: bool = False) -> None:
-        """`key` is proven remote with this length (the ledger, at start and at each settling); `sealed`: it
-        will never be longer.
+        """`key` is proven remote with this length (the ledger, at start, and each settling). `sealed`:
+        it will never be longer.
         """
         self._order(key.namespace).proven(key, size_bytes, sealed=sealed)
         self._look_again(key)

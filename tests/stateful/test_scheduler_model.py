@@ -97,7 +97,7 @@ class Model:
         return any(self.goes_first(older, job) for older in range(job.key.number))
 
     def goes_first(self, older: int, job: Job) -> bool:
-        """Rule 2 for indexes that are new to the store: the older one first, unless that waits for a newer."""
+        """Rule 2 for indexes that are new to the store: the older first, unless it waits for a newer one."""
         key = index_key(job.key.namespace, older)
         if job.key.kind is not Kind.INDEX or job.key in self.remote or key in self.remote:
             return False

@@ -96,7 +96,7 @@ def test_in_the_store_alone(roots: Roots, tmp_path: Path) -> None:
 
 
 def test_of_a_deleted_namespace(roots: Roots, tmp_path: Path) -> None:
-    """Its closing index is not here: of the next namespace no further file than there is is waited for."""
+    """Its closing index is not here: of the next one no file is waited for that is not here."""
     for number in range(2):
         (tmp_path / f"index/ns/i{number}").write_bytes(index())
     content = index((ENTRY, DELETED), mode=USER)
