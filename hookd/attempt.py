@@ -40,6 +40,7 @@ from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging, hash_live
 from hookd.source import Postponed, Sources, is_blank
 from hookd.stores.base import Remote, Store
+from hookd.succession import NO_ROOM
 
 log = get("attempt")
 
@@ -315,7 +316,7 @@ def _classified(job: Job, error: Exception) -> StoreError:
         return StorePermanent("read", job.key, error.reason)
     if isinstance(error, NoRoom):
         failure = StoreTemporary("freeze", job.key, str(error))
-        failure.error_class = "no-room"
+        failure.error_class = NO_ROOM
         return failure
     if not isinstance(error, OSError):
         # A fault of ours in one file must not take the others down with it.

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+import os
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from hookd.errors import JournalError
 from hookd.files import FileKey, Kind, Roots
 from hookd.journal import Job, JobState, Journal
 from hookd.log import get
+from hookd.needs import no_further, points_to
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 
@@ -201,6 +203,42 @@ class Departures:
         """A job that ran has left the line; whoever waited for that is told."""
         if (disowned := self._disowned.pop(job.id, None)) is not None:
             disowned.ended()
+
+    async def look_again(self) -> None:
+        """Indexes that wait for files which are neither in line nor on disk: what they need is measured
+        anew.
+
+        The file may have been a deleted namespace's; then its number may not come for long. Raises
+        JournalError.
+        """
+        waiting = {
+            job: obstacle
+            for job in self._scheduler
+            if (obstacle := self._scheduler.waits_for_nobody(job)) is not None
+        }
+        if not waiting:
+            return
+        found = await anyio.to_thread.run_sync(self._measure, waiting, abandon_on_cancel=True)
+        for job, (needs, needs_bytes) in found.items():
+            if self._scheduler.get(job.id) is job and job.state is JobState.PENDING:
+                self._scheduler.needs_other(job, needs, needs_bytes)
+                log.info("waits for an older file now", file=str(job.key), needs=needs)
+                await self._journal.save(job)
+        self._wake()
+
+    def _measure(self, waiting: Mapping[Job, FileKey]) -> dict[Job, tuple[int, int]]:
+        """What those need whose needs have changed. Blocking."""
+        found = {}
+        for job, obstacle in waiting.items():
+            if os.path.lexists(self._roots.path(obstacle)):
+                continue
+            if job.staged is not None:
+                needs = points_to(self._roots, job, self._staging.path(job.staged))
+            else:
+                needs = no_further(self._roots, job), 0
+            if needs[0] != job.needs:
+                found[job] = needs
+        return found
 
     async def went_with_it(self, job: Job) -> bool:
         """Whether the file was of a namespace whose deletion was heard of before this event.

@@ -309,6 +309,7 @@ class Dispatcher:
         if gone and await self.departures.went_with_it(job):
             job.state = JobState.PENDING
             await self.departures.give_up(job, "zdb deleted the namespace that had it")
+            await self.departures.look_again()
             return
         if quarantined:
             newer = self._scheduler.quarantine(job)

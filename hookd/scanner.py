@@ -102,6 +102,7 @@ class Scanner:
             await parts.journal.add_jobs(jobs)
             log.warning("files that no hook announced", files=len(jobs))
             parts.dispatcher.enqueue(jobs)
+        await parts.dispatcher.departures.look_again()
         self._met = max(self._met, asked)
         return jobs
 

@@ -66,6 +66,8 @@ class Model:
             return []
         first = line[0]
         patient = first.state is JobState.PENDING and first.attempts == 0
+        if (new.needs or 0) < (first.needs or 0) and self.waits_for_nobody(first):
+            patient = False
         return line[1:] if patient and now - first.queued_at >= WITHIN_S else line
 
     @staticmethod
@@ -97,7 +99,7 @@ class Model:
         return any(self.goes_first(older, job) for older in range(job.key.number))
 
     def goes_first(self, older: int, job: Job) -> bool:
-        """Rule 2 for indexes that are new to the store: the older first, unless it waits for a newer one."""
+        """Rule 2 for indexes that are new to the store: the older first, unless that waits for one."""
         key = index_key(job.key.namespace, older)
         if job.key.kind is not Kind.INDEX or job.key in self.remote or key in self.remote:
             return False
@@ -137,6 +139,18 @@ class Model:
         if key in self.sealed or key in self.given_up:
             return False
         return self.remote.get(key, 0) < job.needs_bytes
+
+    def waits_for_nobody(self, job: Job) -> bool:
+        """What holds it back is in no line."""
+        if job.needs is None:
+            return False
+        name, needs = job.key.namespace, job.needs
+        if any(self.line(data_key(name, number)) for number in range(needs + 1)):
+            return False
+        if self.is_short(job):
+            return True
+        newer = index_key(name, needs)
+        return job.key.kind is Kind.INDEX and self.waits_for_newer(job) and not self.line(newer)
 
     def may_run(self, now: float) -> list[Job]:
         """Rules 1 and 2: everything that may run now."""

@@ -449,6 +449,16 @@ class TestNoGap:
         other = line.add(index_key("other", 1), needs=1, size_bytes=50, staged="run-9/i1")
         assert other.place == "ready"
 
+    def test_what_it_needs_is_measured_anew(self, line: Line) -> None:
+        """It goes as soon as nothing of that holds it back."""
+        for number in range(2):
+            line.scheduler.remote(data_key("ns", number), 100)
+        line.scheduler.remote(index_key("ns", 1), 50)
+        old = line.index(0, needs=4)
+        assert line.scheduler.waits_for_nobody(old) == index_key("ns", 4)
+        line.scheduler.needs_other(old, 1, 100)
+        assert line.take() is old
+
 
 class TestUnchecked:
     """Data files before the needed one that nobody announced: whoever sees the disk compares them."""
@@ -490,6 +500,17 @@ class TestUnchecked:
 
 class TestNewestWins:
     """Rule 3."""
+
+    def test_waits_for_nobody(self, line: Line) -> None:
+        """What waits for a number that may never come keeps no turn: the newer one goes in its place."""
+        for number in range(2):
+            line.scheduler.remote(data_key("ns", number), 100)
+        line.scheduler.remote(index_key("ns", 1), 50)
+        old = line.index(0, needs=4)
+        line.now += SUPERSEDE_WITHIN_S + 1
+        new = line.index(0, needs=1, size_bytes=60)
+        assert line.gone == [old]
+        assert line.take() is new
 
     def test_takes_the_place(self, line: Line) -> None:
         """A newer snapshot takes the turn and the age of the older one, which is handed back."""
