@@ -115,10 +115,7 @@ class Departures:
         """What was read later than `job` is stored: it leaves."""
         self._scheduler.finished(job)
         self._superseded(1)
-        self._leaving[job.id] = job
-        await self._journal.move([job.id], JobState.SUPERSEDED, "a newer one was stored")
-        self._leaving.pop(job.id, None)
-        await self.drop_snapshot(job)
+        await self._leaves(job, JobState.SUPERSEDED, "a newer one was stored")
 
     async def drop_snapshot(self, job: Job) -> None:
         """Its row does not need it any more."""
@@ -183,10 +180,29 @@ class Departures:
         """It leaves, and its row says why; whatever it was doing is over."""
         job.state = JobState.WITHDRAWN
         self._scheduler.finished(job)
-        await self._journal.move([job.id], JobState.WITHDRAWN, reason)
-        await self.drop_snapshot(job)
         log.warning("withdrawn", file=str(job.key), reason=reason)
-        self._wake()
+        try:
+            await self._leaves(job, JobState.WITHDRAWN, reason)
+        finally:
+            self._wake()
+
+    async def _leaves(self, job: Job, state: JobState, note: str) -> None:
+        """It has left the line, and its row is to say so: now, or once the journal can be written again.
+        Raises JournalError for the latter.
+        """
+        self._leaving[job.id] = job
+        try:
+            await self._journal.move([job.id], state, note)
+        except JournalError:
+            self._soon(self._leaves_later(job, state, note))
+            raise
+        self._leaving.pop(job.id, None)
+        await self.drop_snapshot(job)
+
+    async def _leaves_later(self, job: Job, state: JobState, note: str) -> None:
+        await self._move_later([job.id], state, note)
+        self._leaving.pop(job.id, None)
+        await self.drop_snapshot(job)
 
     # -- running jobs of a deleted namespace ---------------------------------------------------
 
