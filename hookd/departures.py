@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from hookd.journal import Job, JobState, Journal
 from hookd.log import get
 from hookd.needs import no_further, points_to
 from hookd.scheduler import Scheduler
+from hookd.skips import Skips
 from hookd.snapshot import Staging
 
 log = get("dispatcher")
@@ -66,6 +67,7 @@ class Departures:
         self._tasks: set[asyncio.Future[None]] = set()
         self._disowned: dict[int, Disowned] = {}
         """Running jobs whose namespace was deleted."""
+        self.skips = Skips(journal, roots)
         self._leaving: dict[int, Job] = {}
         """Jobs that have left the line while their rows are open still: a restart brings them back."""
 
@@ -126,10 +128,30 @@ class Departures:
 
     async def withdraw(self, job: Job, reason: str) -> None:
         """Somebody gave the job up for `reason`; the row says so."""
-        if job.state is JobState.RUNNING:
+        mark = await self.skips.mark(job.key)
+        if job.state is JobState.RUNNING or self._scheduler.get(job.id) is not job:
             return
         self._scheduler.give_up(job.key)
-        await self.give_up(job, reason)
+        job.state = JobState.WITHDRAWN
+        self._scheduler.finished(job)
+        log.warning("withdrawn", file=str(job.key), reason=reason)
+        try:
+            if not self._scheduler.covers(job.key):  # else a later snapshot of it is stored
+                await self.skips.add(job.key, mark)
+        finally:
+            await self._leaves(job, JobState.WITHDRAWN, reason)
+            self._wake()
+
+    def owed_again(self, keys: Iterable[FileKey]) -> None:
+        """They are in line, or nobody's any more: whatever was decided about them is over."""
+        if gone := [key for key in keys if key in self.skips]:
+            self._soon(self._drop_soon(gone))
+
+    async def _drop_soon(self, keys: list[FileKey]) -> None:
+        with contextlib.suppress(
+            JournalError
+        ):  # after a restart it counts for the same content only
+            await self.skips.drop(keys)
 
     async def disown(
         self,
@@ -160,6 +182,7 @@ class Departures:
             log.warning("withdrawn", file=str(job.key), reason=reason)
         try:
             if retire:
+                self.owed_again(key for key in self.skips if key.namespace == namespace)
                 await self._journal.withdraw(namespace, ids, reason)
                 self._scheduler.retire(namespace)
             else:

@@ -246,10 +246,14 @@ class Dispatcher:
 
     async def _announce(self, keys: Sequence[FileKey]) -> None:
         """Jobs for files whose own event never came, or has not come yet."""
-        jobs = [_unannounced(key) for key in keys]
-        await self._journal.add_jobs(jobs)
+        await self.owe(keys)
         for key in keys:
             log.warning("no hook announced it", file=str(key))
+
+    async def owe(self, keys: Sequence[FileKey]) -> None:
+        """Jobs for what is on disk under these names. Raises JournalError."""
+        jobs = [_unannounced(key) for key in keys]
+        await self._journal.add_jobs(jobs)
         self.enqueue(jobs)
 
     async def _settled(self, job: Job, entry: LedgerEntry) -> None:
@@ -350,6 +354,7 @@ class Dispatcher:
         """
         now = self._clock()
         for job in jobs:
+            self.departures.owed_again([job.key])
             if newer := self._scheduler.covered(job):
                 self.departures.supersede([job], newer)
             elif gone := self._scheduler.add(job, now):
@@ -369,12 +374,12 @@ class Dispatcher:
 
 def _unannounced(key: FileKey) -> Job:
     """As `scan` would make it."""
-    index = key.kind is Kind.INDEX
+    data = key.kind is Kind.DATA
     return Job(
         key=key,
         since=time.time(),
-        sealed=not index,
-        freeze=index,
-        needs=key.number if index else None,
+        sealed=data,
+        freeze=not data,
+        needs=key.number if key.kind is Kind.INDEX else None,
         ask_first=True,
     )

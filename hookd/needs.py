@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from hookd.entries import DATA_HEADER_BYTES, NotAnIndex, reach_of, reach_of_file
+from hookd.errors import PathRefused
 from hookd.files import Kind, Roots, data_key, index_key
 from hookd.journal.records import Job
 from hookd.log import get
@@ -66,14 +67,14 @@ def say_lost(path: Path, length: int, end: int) -> None:
 
 def _there(roots: Roots, job: Job, number: int, end: int) -> int:
     """`end`, or where the data file ends if that comes before. What is in the store alone is whole."""
-    path = roots.path(data_key(job.key.namespace, number))
+    key = data_key(job.key.namespace, number)
     try:
-        length = path.stat().st_size
-    except OSError:
+        length = roots.length(key)
+    except PathRefused:
         return end
-    if length >= end:
+    if length is None or length >= end:
         return end
-    say_lost(path, length, end)
+    say_lost(roots.path(key), length, end)
     return length
 
 

@@ -356,6 +356,11 @@ def refill(parts: Parts, loaded: Loaded) -> None:
         parts.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
     for event_id, seq, answer in loaded.events[-REMEMBER_EVENTS:]:
         parts.admission.remember(event_id, seq, answer)
+    skips = parts.dispatcher.departures.skips
+    skips.load(loaded.meta)
+    for key in skips:
+        parts.scheduler.give_up(key)
+        log.info("not stored, somebody decided so", file=str(key))
     parts.dispatcher.enqueue(loaded.jobs)
     if loaded.jobs:
         log.info("work kept from before", files=len(loaded.jobs))

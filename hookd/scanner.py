@@ -85,16 +85,17 @@ class Scanner:
         newest = max((job.id for job in parts.scheduler), default=0)
         ledger = {entry.key: entry for entry in await parts.journal.ledger()}
         # A look that is given up goes on in its thread, and reads only.
+        look = partial(
+            scan.unannounced,
+            parts.roots,
+            ledger,
+            parts.scheduler,
+            skip={*parts.config.zdb.skip_namespaces, *parts.held},
+            with_active=with_active,
+        )
+        skipped = parts.dispatcher.departures.skips.still
         jobs = await anyio.to_thread.run_sync(
-            partial(
-                scan.unannounced,
-                parts.roots,
-                ledger,
-                parts.scheduler,
-                skip={*parts.config.zdb.skip_namespaces, *parts.held},
-                with_active=with_active,
-            ),
-            abandon_on_cancel=True,
+            lambda: [job for job in look() if not skipped(job.key)], abandon_on_cancel=True
         )
         # What was announced while the scan looked stands for the file.
         jobs = [job for job in jobs if all(o.id <= newest for o in parts.scheduler.of(job.key))]

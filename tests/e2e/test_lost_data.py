@@ -97,3 +97,29 @@ def test_that_nobody_announced(daemon: Daemon) -> None:
     close(daemon, 3)
     assert daemon.stop() == 75
     assert {key for key in daemon.stored() if key.startswith("index")} == {"index/ns/i0"}
+
+
+def test_a_skip_lasts(daemon: Daemon) -> None:
+    """A file that is still on disk was given up: stops end with 0, until it is another one."""
+    daemon.expect("will retry", "quarantined", "skipped", "withdrawn", "alarm", "refused")
+    make(daemon, 3)
+    bad = daemon.data / "ns/d1"
+    bad.unlink()
+    bad.symlink_to("/etc/hostname")
+    daemon.start()
+    rotate(daemon, 3)
+    daemon.until(lambda s: s["queue"]["states"].get("quarantined", {}).get("files"))
+    daemon.ask("skip data/ns/d1")
+    close(daemon, 2)
+    assert daemon.stop() == 0
+    assert "index/ns/i2" in daemon.stored()
+    daemon.start()
+    assert daemon.stop() == 0
+    daemon.start()
+    assert "in line again" in daemon.ask("retry data/ns/d1")
+    daemon.until(lambda s: s["queue"]["states"].get("quarantined", {}).get("files"))
+    assert "given up" in daemon.ask("skip data/ns/d1")
+    bad.unlink()
+    bad.write_bytes(data_bytes(1))
+    assert daemon.stop() == 0
+    assert daemon.stored() == daemon.local()
