@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -35,6 +35,7 @@ from hookd.log import get
 from hookd.needs import no_further, points_to
 from hookd.policy import Action, Plan, Rules, Want, plan
 from hookd.snapshot import Snapshot, Staging
+from hookd.tally import Tally
 from hookd.turns import Turns
 from hookd.wire import ANSWER_SPOOL, Answer, EventFrame
 
@@ -77,22 +78,6 @@ class Actions(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Tally:
-    """Events since the start of this process."""
-
-    accepted: int = 0
-    duplicate: int = 0
-    unknown: int = 0
-    refused: int = 0
-    """Whole, or a file of it."""
-    held: int = 0
-    deferred: int = 0
-    """jump-index answered 1 because nothing could be frozen."""
-    by_hook: dict[str, int] = field(default_factory=dict)
-    """Unknown ones together: whoever may connect could make up names without end."""
-
-
 class Admission:
     """Takes events, keeps them, answers."""
 
@@ -116,6 +101,8 @@ class Admission:
         self._actions = actions
         self._seen = seen
         self._done: dict[bytes, tuple[int, int | None]] = {}
+        self._forgotten = 0
+        """Events of the rows up to here are in the journal alone, if anywhere."""
         self._under_way: dict[bytes, asyncio.Future[Answer]] = {}
         self._acting: set[bytes] = set()
         """Blocking events whose answer is the outcome of work."""
@@ -127,6 +114,12 @@ class Admission:
     def remember(self, event_id: bytes, seq: int, answer: int | None) -> None:
         """An event of the journal (at start): its shim may come again."""
         self._done[event_id] = (seq, answer)
+
+    def remember_all(self, events: Sequence[tuple[bytes, int, int | None]]) -> None:
+        """The newest events of the journal, oldest first (at start)."""
+        for event in events:
+            self.remember(*event)
+        self._forgotten = events[0][1] - 1 if events else 0
 
     @property
     def busy(self) -> int:
@@ -171,6 +164,12 @@ class Admission:
         counted = hook if hook in _KNOWN else "unknown"
         self.tally.by_hook[counted] = self.tally.by_hook.get(counted, 0) + 1
         try:
+            if seq is None and origin == "spool" and self._forgotten:
+                # a shim comes again within seconds, but a file may have lain there for long
+                found = await self._journal.find_event_id(frame.event_id, up_to=self._forgotten)
+                if found is not None and found[1] is not None:
+                    self.tally.duplicate += 1
+                    return Answer(found[1], "")
             return await self._admit(frame, origin, seq)
         except JournalError as error:
             log.error("cannot commit, the shim spools", hook=hook, error=str(error))
@@ -293,7 +292,8 @@ class Admission:
         self.tally.accepted += 1
         self._done[frame.event_id] = (seq, answer)
         if len(self._done) > REMEMBER_EVENTS:
-            del self._done[next(iter(self._done))]
+            oldest = next(iter(self._done))
+            self._forgotten = max(self._forgotten, self._done.pop(oldest)[0])
         return seq
 
     async def _act(self, frame: EventFrame, origin: str, todo: Plan, seq: int | None) -> Answer:

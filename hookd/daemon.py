@@ -22,6 +22,7 @@ import anyio.to_thread
 
 from hookd import activation, descriptors, housekeeping, stop_report, zdb
 from hookd.admin.server import AdminServer
+from hookd.admission import REMEMBER_EVENTS
 from hookd.config import Config
 from hookd.drain import Drain, Progress, Verdict
 from hookd.errors import Exit, JournalError
@@ -82,7 +83,7 @@ class Daemon:
         self._lock()
         self._blocks("reading the journal")
         db, rebuilt = open_journal(config.journal.path)
-        loaded = load(db, keep_s=config.journal.keep_s)
+        loaded = load(db, events=REMEMBER_EVENTS)
         self._blocks("looking through the snapshots")
         staging = Staging(config.staging_path, max_bytes=config.snapshot.max_bytes)
         for staged, content in tables.snapshots(db):
@@ -359,10 +360,7 @@ class Daemon:
             return []
 
     async def _shims_alive(self) -> int:
-        try:
-            return await anyio.to_thread.run_sync(zdb.shims_alive, self._config.hook.socket)
-        except OSError:  # nobody can tell
-            return 1
+        return await anyio.to_thread.run_sync(zdb.shims_alive, self._config.hook.socket)
 
     async def _holds_changed(self) -> None:
         """A survey replaced the finding: what was held and is not any more may be stored again."""

@@ -15,6 +15,9 @@ from hookd.parts import ZDB_HEARD, Parts
 log = get("daemon")
 
 PRUNE_EVERY_S = 60.0
+KEEP_EVENTS = 10_000
+"""The newest events stay, whatever `journal.keep_s` and the clock say: their shims may come again."""
+
 PRUNE_PAUSE_S = 0.05
 """Between two windows of a pass: 20,000 row ids a second, four times what can come in."""
 
@@ -54,5 +57,7 @@ async def _prune(parts: Parts) -> None:
     open_events = frozenset(job.event for job in parts.scheduler)
     more = True
     while more:
-        more = await parts.journal.prune(before=before, open_events=open_events)
+        more = await parts.journal.prune(
+            before=before, open_events=open_events, keep_events=KEEP_EVENTS
+        )
         await anyio.sleep(PRUNE_PAUSE_S)

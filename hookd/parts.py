@@ -17,7 +17,7 @@ from functools import partial
 import anyio.to_thread
 
 from hookd import zdb
-from hookd.admission import REMEMBER_EVENTS, Actions, Admission
+from hookd.admission import Actions, Admission
 from hookd.audit.auditor import Auditor, DaemonWorld
 from hookd.backoff import Backoff
 from hookd.checkpoint import Checkpoints
@@ -354,8 +354,7 @@ def refill(parts: Parts, loaded: Loaded) -> None:
     """What the journal owes goes back into the line."""
     for entry in loaded.ledger:
         parts.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
-    for event_id, seq, answer in loaded.events[-REMEMBER_EVENTS:]:
-        parts.admission.remember(event_id, seq, answer)
+    parts.admission.remember_all(loaded.events)
     skips = parts.dispatcher.departures.skips
     skips.load(loaded.meta)
     for key in skips:

@@ -1,6 +1,6 @@
 """The signals that end `hookd serve`, from its first line to its last.
 
-    SIGTERM, SIGINT: drain; the second one: now · SIGHUP: now, to be started again
+    SIGTERM, SIGINT: drain; the second one: now · SIGHUP: now, to be started again (with nohup: nothing)
 
 The invariant: from `Signals` on, none of them ends the process by itself. In the start the first SIGTERM
 is kept until somebody listens, so that a stop which comes then is a drain like any other; what says "now"
@@ -40,7 +40,9 @@ class Signals:
         self._wakes, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         for number in (*STOP, AGAIN):
-            signal.signal(number, self._on)
+            # nohup: whoever started it so means it to outlive the terminal
+            if number != AGAIN or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._on)
         # whoever started us may have blocked them, so that one that came before this waits for it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP, AGAIN))
 

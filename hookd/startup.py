@@ -82,8 +82,8 @@ def _made(path: Path) -> sqlite3.Connection:
     return db
 
 
-def load(db: sqlite3.Connection, *, keep_s: float) -> Loaded:
-    """Read all that is owed; what ran when the process died is pending again."""
+def load(db: sqlite3.Connection, *, events: int) -> Loaded:
+    """Read all that is owed, and the newest `events`; what ran when the process died is pending again."""
     try:
         tables.running_to_pending(db)
     except sqlite3.OperationalError as error:  # zdb can be served with the journal's disk full
@@ -95,7 +95,7 @@ def load(db: sqlite3.Connection, *, keep_s: float) -> Loaded:
     meta = tables.get_meta(db)
     return Loaded(
         jobs=jobs,
-        events=tables.recent_events(db, time.time() - keep_s),
+        events=tables.recent_events(db, events),
         ledger=ledger_rows.ledger(db),
         meta=meta,
         blank=bool(meta.get(FRESH)),

@@ -200,9 +200,12 @@ def shims_alive(socket_path: Path) -> int:
     """How many shims in our pid namespace will come to this socket with something to be stored.
 
     The hooks that ask for something (NEVER_SPOOLED) announce nothing: once zdb is gone nobody waits for
-    their answer, and the shim of a namespaces-init asks for ever. Raises OSError where nobody can tell.
+    their answer, and the shim of a namespaces-init asks for ever. Where nobody can tell there is one.
     """
-    return sum(hook not in ev.NEVER_SPOOLED for hook in shims(socket_path).values())
+    try:
+        return sum(hook not in ev.NEVER_SPOOLED for hook in shims(socket_path).values())
+    except OSError:
+        return 1
 
 
 def spools_elsewhere(socket_path: Path, spool: Path, roots: Iterable[Path]) -> set[str]:

@@ -179,6 +179,13 @@ class Journal:
         found: EventRow | None = await self._do(lambda db: tables.find_event(db, seq))
         return found
 
+    async def find_event_id(self, event_id: bytes, *, up_to: int) -> tuple[int, int | None] | None:
+        """(row, answer) of an event in the rows up to `up_to`. Reads all of them: ask rarely."""
+        found: tuple[int, int | None] | None = await self._do(
+            lambda db: tables.find_event_id(db, event_id, up_to)
+        )
+        return found
+
     async def deleted_namespaces(self) -> list[str]:
         """Names under which the store has files of deleted namespaces only."""
         found: list[str] = await self._do(ledger_rows.deleted_namespaces)
@@ -256,21 +263,27 @@ class Journal:
         """Remember a small fact (JSON); None forgets it."""
         await self._do(lambda db: tables.set_meta(db, key, value))
 
-    async def prune(self, *, before: float, open_events: frozenset[int]) -> bool:
-        """Forget the settled rows of one window of ids that are older than `before` (Unix seconds).
+    async def prune(
+        self, *, before: float, open_events: frozenset[int], keep_events: int = 0
+    ) -> bool:
+        """Forget the settled rows of one window of ids that are older than `before` (Unix seconds),
+        but for the newest `keep_events` events.
 
         Returns whether there is another window: call it until there is none, which is one pass; the
         next call begins a new one.
         """
         high = max(self._event_seq, self._job_id)
         marks = [self._event_seq, self._job_id]
+        up_to = self._event_seq - keep_events
 
         def change(db: sqlite3.Connection) -> int | None:
             low = tables.next_id(db, self._prune_from)
             if low is None or low > high:
                 return None
             window = (low - 1, low - 1 + PRUNE_WINDOW)
-            if tables.prune(db, before=before, open_events=open_events, window=window):
+            if tables.prune(
+                db, before=before, open_events=open_events, window=window, events_up_to=up_to
+            ):
                 # Row ids are never used twice: the order of acknowledgement is the order of ids.
                 tables.set_meta(db, "high_water", marks)
             return window[1]

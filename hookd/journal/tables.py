@@ -169,11 +169,23 @@ def open_jobs(db: sqlite3.Connection) -> Iterator[Job]:
         )
 
 
-def recent_events(db: sqlite3.Connection, since: float) -> list[tuple[bytes, int, int | None]]:
-    """(event id, row, answer) of the events received after `since`."""
-    return db.execute(
-        "SELECT event_id, seq, answer FROM events WHERE received_at >= ?", (since,)
+def recent_events(db: sqlite3.Connection, most: int) -> list[tuple[bytes, int, int | None]]:
+    """(event id, row, answer) of the newest events, oldest first; by their rows, for a clock may jump."""
+    found = db.execute(
+        "SELECT event_id, seq, answer FROM events ORDER BY seq DESC LIMIT ?", (most,)
     ).fetchall()
+    found.reverse()
+    return found
+
+
+def find_event_id(
+    db: sqlite3.Connection, event_id: bytes, up_to: int
+) -> tuple[int, int | None] | None:
+    """(row, answer) of an event in the rows up to `up_to`: reads all of them, there is no index."""
+    found: tuple[int, int | None] | None = db.execute(
+        "SELECT seq, answer FROM events WHERE seq <= ? AND event_id = ?", (up_to, event_id)
+    ).fetchone()
+    return found
 
 
 def find_event(db: sqlite3.Connection, seq: int) -> EventRow | None:
@@ -223,9 +235,15 @@ def next_id(db: sqlite3.Connection, after: int) -> int | None:
 
 
 def prune(
-    db: sqlite3.Connection, *, before: float, open_events: frozenset[int], window: tuple[int, int]
+    db: sqlite3.Connection,
+    *,
+    before: float,
+    open_events: frozenset[int],
+    window: tuple[int, int],
+    events_up_to: int,
 ) -> int:
-    """Forget settled rows last touched before `before`, in the row-id window (low, high].
+    """Forget settled rows last touched before `before`, in the row-id window (low, high]; of events only
+    the rows up to `events_up_to`.
 
     Returns how many rows that were.
     """
@@ -239,7 +257,7 @@ def prune(
         (seq,)
         for (seq,) in db.execute(
             "SELECT seq FROM events WHERE seq > ? AND seq <= ? AND received_at < ?",
-            (low, high, before),
+            (low, min(high, events_up_to), before),
         )
         if seq not in open_events
     ]

@@ -413,7 +413,22 @@ class TestStates:
             seq = await journal.append(event(5, answer=None))
             await journal.append(event(6, received_at=10.0))
             await journal.answered(seq, 1)
-            assert tables.recent_events(journal._db, 100.0) == [((5).to_bytes(16, "big"), seq, 1)]
+            first, second = ((number).to_bytes(16, "big") for number in (5, 6))
+            found = tables.recent_events(journal._db, 100)
+            assert found == [(first, seq, 1), (second, seq + 1, 0)]
+            assert tables.recent_events(journal._db, 1) == found[1:]
+            assert await journal.find_event_id(first, up_to=seq) == (seq, 1)
+            assert await journal.find_event_id(second, up_to=seq) is None
+
+    async def test_newest_events_stay(self, base: Base) -> None:
+        """Whatever a clock says of their age: their shims may come again."""
+        async with base.open() as journal:
+            for number in range(5):
+                await journal.append(event(number, received_at=10.0))
+            while await journal.prune(before=1e12, open_events=frozenset(), keep_events=2):
+                pass
+            left = [event_id for event_id, *_ in tables.recent_events(journal._db, 100)]
+            assert left == [number.to_bytes(16, "big") for number in (3, 4)]
 
     async def test_meta(self, base: Base) -> None:
         """Small facts are kept, replaced and forgotten."""

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hookd.errors import Exit
+from hookd.wire import EventFrame
 from tests.e2e.daemon import LAUNCHER, REPOSITORY, WITHIN_S, ZDB, Daemon
 from tests.fakes.zdb import FakeZdb
 from tests.fakes.zdb_files import answers, header
@@ -39,6 +40,19 @@ def test_a_root_that_cannot_be_listed(daemon: Daemon) -> None:
     daemon.index.unlink()
     away.rename(daemon.index)
     assert daemon.stop() == 0
+
+
+def test_never_done_twice(daemon: Daemon) -> None:
+    """A call that comes again after a kill is known, also where settled rows are not kept at all."""
+    daemon.configure(journal__keep_s=0)
+    daemon.start()
+    frame = EventFrame(os.urandom(16), ("close", ZDB), "/", 5000)
+    assert daemon.hand_in(frame).code == 0
+    daemon.kill()
+    daemon.start()
+    assert daemon.hand_in(frame).code == 0
+    assert daemon.stop() == 0
+    assert daemon.rows("SELECT count(*) FROM events") == [(1,)]
 
 
 def test_few_descriptors(shim: Path, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from hookd.admission import Tally
 from hookd.dispatcher import Counts, StoreState
 from hookd.errors import JournalCorrupt, JournalUnavailable
 from hookd.files import FileKey, Roots
 from hookd.intake.server import IntakeCounts
 from hookd.journal.records import Job, JobState
 from hookd.scheduler import Scheduler
+from hookd.tally import Tally
 from hookd.zdb import ZdbLife
 
 if TYPE_CHECKING:

@@ -92,7 +92,7 @@ class Rig:
         jobs = list(tables.open_jobs(db))
         for staged, content in tables.snapshots(db):
             self.staging.restore(staged, content)
-        events = tables.recent_events(db, 0.0)
+        events = tables.recent_events(db, 100_000)
         ledger = ledger_rows.ledger(db)
         meta = tables.get_meta(db).get("held")
         self.held.update(meta if isinstance(meta, dict) else {})
@@ -174,8 +174,7 @@ class Rig:
         self.dispatcher.wake = wake_and_tell  # type: ignore[method-assign]
         for entry in ledger:
             self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
-        for event_id, seq, answer in events:
-            self.admission.remember(event_id, seq, answer)
+        self.admission.remember_all(events)
         self.dispatcher.enqueue(jobs)
 
     async def _compare(self, manifest: Manifest | None) -> str | None:

@@ -376,7 +376,7 @@ class Pipeline(RuleBasedStateMachine):
     async def boot(self) -> None:
         """What `hookd.daemon.Daemon` does at a start."""
         db = connect(self.folder / "journal.db")
-        loaded = load(db, keep_s=1e9)
+        loaded = load(db, events=100_000)
         self.staging = Staging(self.folder / "staging", max_bytes=self.max_bytes)
         for staged, content in tables.snapshots(db):
             self.staging.restore(staged, content)
@@ -414,8 +414,7 @@ class Pipeline(RuleBasedStateMachine):
         self.spool.prepare()
         for entry in loaded.ledger:
             self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
-        for event_id, seq, answer in loaded.events:
-            self.admission.remember(event_id, seq, answer)
+        self.admission.remember_all(loaded.events)
         self.dispatcher.enqueue(loaded.jobs)
         self.running = self.loop.create_task(self.dispatcher.run())
 

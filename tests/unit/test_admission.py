@@ -240,6 +240,9 @@ class TestOnce:
             assert len(found.admission._done) <= 11
             await found.admit(frames[-1])
             assert found.admission.tally.duplicate == 1
+            await found.admit(frames[0], "spool")  # the journal knows it still
+            assert found.admission.tally.duplicate == 2
+            assert found.rows("SELECT count(*) FROM events") == [(25,)]
 
 
 class TestRefused:

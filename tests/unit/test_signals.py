@@ -111,6 +111,24 @@ def test_before_the_first_line(number: int) -> None:
         process.kill()
 
 
+def test_nohup() -> None:
+    """Whoever started it to outlive the terminal has asked for no SIGHUP; the others are as ever."""
+    process = subprocess.Popen(
+        ["env", "--ignore-signal=HUP", sys.executable, "-c", PROGRAM.format(rest=TAKES)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        found = Program(process)
+        assert found.says() == "caught"
+        found.send(signal.SIGHUP)
+        found.send(signal.SIGTERM)
+        found.go_on()
+        assert found.says() == str(int(signal.SIGTERM))
+        process.kill()
+
+
 def test_while_asleep() -> None:
     """Somebody who waits is woken, also by one that another thread of the process got."""
     with program(TAKES) as found:

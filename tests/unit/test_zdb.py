@@ -217,8 +217,9 @@ class TestNobodyCanTell:
             raise OSError(errno.EMFILE, "Too many open files")
 
         monkeypatch.setattr(Path, "read_text", refuse)
+        assert shims_alive(tmp_path / "hook.sock") == 1
         with pytest.raises(OSError, match="open files"):
-            shims_alive(tmp_path / "hook.sock")
+            zdb.shims(tmp_path / "hook.sock")
 
 
 class TestLife:
