@@ -20,6 +20,7 @@ from hookd.journal import Journal
 from hookd.log import get
 from hookd.manifest import NAME, Manifest, ManifestBad, entries_of
 from hookd.restore import compare, remote
+from hookd.restore.asked import Asked
 from hookd.restore.choices import Choices
 from hookd.restore.finding import APART, WITH_FILES, Finding, Holds, Waits, to_decide
 from hookd.restore.local import Local, look
@@ -50,6 +51,7 @@ class Claim:
     holds: Holds
     choices: Choices
     scales: Scales
+    asked: Asked
     brought: set[str] | None = None
     """Namespaces restored while the store did not take our name; None: an earlier process knew."""
 
@@ -65,6 +67,7 @@ class Claim:
         try:
             await self.holds.add(held)
             await self._adopt_rest(view.manifest, self._given_up(view.found))
+            await self.asked.note(False)
             with anyio.fail_after(CALL_LIMIT_S):
                 await self.fence.take_over(view.manifest, view.digest)
         except ManifestMoved:
@@ -109,6 +112,8 @@ class Claim:
             await self._forget_lost(lost)
             if view.manifest is not None:
                 await self._adopt_rest(view.manifest, self._given_up(found))
+            if not view.ours:
+                await self.asked.note(False)
             with anyio.fail_after(ANSWER_LIMIT_S):
                 if (view.ours or view.claimed) and not self.choices.wait:
                     await self.fence.publish()
@@ -209,26 +214,8 @@ class Claim:
             here = await look_here(self.roots, set(names) - set(chosen))
             if not chosen or any(local.indexes and not local.blank for local in here.values()):
                 return f"{conflict}; {CHOICE}"
-        held: dict[str, str] = {}
-        apart: list[str] = []
-        lost: list[str] = []
-        indexed = {
-            each.key.namespace
-            for each in await self.journal.ledger()
-            if each.key.kind is Kind.INDEX
-        }
-        for name in sorted({*names, *(manifest.namespaces if manifest else ())} - set(self.skip)):
-            row, why = Here.COMPLETE, ""
-            if name not in chosen:
-                row, why, empty = await self._against(name, manifest)
-                if empty and name in indexed and row is Here.COMPLETE:
-                    lost.append(name)
-            if row is Here.EMPTY:  # what zdb makes under that name is not what is stored
-                held[name] = f"{why}, and come back with zdb's next start"
-            elif row in APART or (row is not Here.COMPLETE and manifest is not None):
-                held[name] = f"{why}; {to_decide(name)}"
-            if row in APART:
-                apart.append(name)
+        await self.asked.note(False)  # before the first survey what is not here would be forgotten
+        held, apart, lost = await self._compared(names, chosen, manifest)
         if held:
             await self.holds.add(held)
         if apart:  # somebody else may be storing there
@@ -242,6 +229,34 @@ class Claim:
             everywhere = self.choices.takes.get("*") == "local"
             await self.choices.decided([*chosen, "*"] if everywhere else chosen)
         return None
+
+    async def _compared(
+        self, names: Collection[str], chosen: Collection[str], manifest: Manifest | None
+    ) -> tuple[dict[str, str], list[str], list[str]]:
+        """What must be held and why, which of that is another history, and what the store has lost: of
+        `names` here, but for the `chosen`, and of all that the store may have. Raises StoreError.
+        """
+        held: dict[str, str] = {}
+        apart: list[str] = []
+        lost: list[str] = []
+        indexed = {
+            each.key.namespace
+            for each in await self.journal.ledger()
+            if each.key.kind is Kind.INDEX
+        }
+        there = {*await self.asked.listed(), *(manifest.namespaces if manifest else ())}
+        there -= await self.asked.deleted(manifest)
+        for name in sorted({*names, *there} - {*self.skip, *chosen}):
+            row, why, empty = await self._against(name, manifest)
+            if empty and name in indexed and row is Here.COMPLETE:
+                lost.append(name)
+            if row is Here.EMPTY:  # what zdb makes under that name is not what is stored
+                held[name] = f"{why}, and come back with zdb's next start"
+            elif row in APART or (row is not Here.COMPLETE and manifest is not None):
+                held[name] = f"{why}; {to_decide(name)}"
+            if row in APART:
+                apart.append(name)
+        return held, apart, lost
 
     async def _against(self, name: str, manifest: Manifest | None) -> tuple[Here, str, bool]:
         """What speaks against storing what is here over what is there, and whether nothing is there.

@@ -10,6 +10,7 @@ has.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ import anyio
 import anyio.to_thread
 
 from hookd.backoff import Backoff
-from hookd.errors import Conflict, StoreError, StoreTemporary
+from hookd.errors import Conflict, JournalError, StoreError, StoreTemporary
 from hookd.fence import Fence
 from hookd.files import FileKey, Roots
 from hookd.journal import Job, Journal
 from hookd.log import get
 from hookd.manifest import Manifest
 from hookd.restore import compare
+from hookd.restore.asked import Asked
 from hookd.restore.choices import Choices
 from hookd.restore.claim import CALL_LIMIT_S, Claim
 from hookd.restore.finding import APART, Finding, Holds, Waits
@@ -61,8 +63,7 @@ class Survey:
     scheduler: Scheduler
     verdicts: Verdicts
     skip: Collection[str]
-    names: Collection[str]
-    """Namespaces asked for where nothing tells their names (a store that cannot list, no manifest)."""
+    asked: Asked
     holds: Holds
     choices: Choices
     claim: Claim
@@ -80,6 +81,8 @@ class Survey:
     """Whether namespaces-init has not been answered yet."""
     undecided: bool = False
     """Between namespaces-init and ready: zdb is about to make or load files."""
+    _asked_now: bool = False
+    """Whether the round that runs asked for every name."""
     _turn: anyio.Lock = field(default_factory=anyio.Lock)
     """A zdb that was killed in this hook leaves its survey behind; the next one's begins after it."""
 
@@ -103,8 +106,17 @@ class Survey:
         if found is None:
             return Answer(ANSWER_SPOOL, "hookd stops; it goes on with its next start")
         await self.holds.keep({name: each.reason for name, each in found.items() if each.reason})
+        await self._note_asked(found)
         self.findings = found
         return Answer(0, "")
+
+    async def _note_asked(self, found: Mapping[str, Finding]) -> None:
+        """All was asked for, if nothing is open: what is held is not named by any manifest of ours."""
+        unsure = (There.UNREACHABLE, There.BLIND, There.LOST)
+        open_still = self.holds.held or any(each.there in unsure for each in found.values())
+        if self._asked_now and not open_still:
+            with contextlib.suppress(JournalError):  # the next survey asks again
+                await self.asked.note(True)
 
     async def _until_decided(self) -> dict[str, Finding] | None:
         """Round after round; None when hookd is told to stop first."""
@@ -191,6 +203,8 @@ class Survey:
             held = {name: why for name, why in held.items() if name not in found}
             reasons = {name: each.reason for name, each in found.items() if each.reason}
             await self.holds.keep({**held, **reasons})
+            if only is None:
+                await self._note_asked(found)
             self.findings = found
             return None
 
@@ -215,6 +229,7 @@ class Survey:
             known = {}
         else:
             view.proven = proven
+        view.unasked = view.ours and not await self.asked.all()
         names = await self._names(view, here, known)
         found = view.found
 
@@ -257,28 +272,28 @@ class Survey:
     async def _names(
         self, view: View, here: Mapping[str, Local], known: Collection[str]
     ) -> set[str]:
-        """Every namespace that must be decided."""
+        """Every namespace that must be decided. Raises JournalError."""
         given = {entry.key.namespace for entry in await self.journal.given_up()}
-        names = {*here, *known, *given}
-        if view.ours:
+        # what is held may be there only, and is in no manifest of ours then
+        held = set(self.holds.held) - await self.asked.deleted(None)
+        names = {*here, *known, *given, *held}
+        self._asked_now = view.ours and not view.unasked
+        if self._asked_now:
             return names
         if view.manifest is not None:
             names.update(key.namespace for key in view.manifest.given_up)
-        if view.manifest is not None:
             names.update(view.manifest.namespaces)
-        if view.there in (There.MANIFEST, There.EMPTY) and view.conflict is None:
+        if view.readable and (view.conflict is None or view.manifest is not None):
             try:
-                listed = await self.store.namespaces()
-            except StoreError:
-                listed = None
-            names.update(self.names if listed is None else listed)
-            deleted = set(await self.journal.deleted_namespaces())
-            if view.manifest is not None:
-                deleted = (deleted | set(view.manifest.deleted)) - set(view.manifest.namespaces)
-            return names - (deleted - set(here))
+                names.update(await self.asked.listed())
+            except StoreError as error:
+                raise Waits(f"which namespaces the store has: {error}") from error
+            self._asked_now = True
+            theirs = view.conflict is not None
+            return names - (await self.asked.deleted(view.manifest, theirs=theirs) - set(here))
         if self.verdicts.had_store and any(each.indexes for each in here.values()):
             return names
-        return {*names, *self.names}
+        return {*names, *self.asked.names}
 
 
 def survey_of(
@@ -304,7 +319,8 @@ def survey_of(
     holds = Holds(journal, held, changed)
     choices = Choices(journal, store, roots, scheduler, dict(takes or {}), disown)
     scales = Scales(store, roots, private, journal)
-    claim = Claim(journal, store, roots, fence, scheduler, skip, holds, choices, scales)
+    asked = Asked(journal, store, names)
+    claim = Claim(journal, store, roots, fence, scheduler, skip, holds, choices, scales, asked)
     fence.recheck = claim.recheck
     verdicts = Verdicts(journal, store, roots, fence, restorer, scheduler, holds, choices, claim)
     survey = Survey(
@@ -316,7 +332,7 @@ def survey_of(
         scheduler=scheduler,
         verdicts=verdicts,
         skip=skip,
-        names=names,
+        asked=asked,
         holds=holds,
         choices=choices,
         claim=claim,

@@ -78,7 +78,7 @@ class Verdicts:
         if view.ours:
             here, why = compare.classify(local, known)
             # of one that was held the manifest names what is there, not what is here
-            if here is Here.COMPLETE and name not in self.holds.held:
+            if here is Here.COMPLETE and name not in self.holds.held and not _unasked(view, known):
                 return Finding(Decision.SERVE, here, There.MANIFEST)
         elif view.conflict is not None and local.indexes and not local.blank:
             here, why = Here.FOREIGN, view.conflict
@@ -114,7 +114,7 @@ class Verdicts:
         except StoreError as error:
             here, why = self._unread(local, known)
             column = There.UNREACHABLE
-            if decide(here, column) is Decision.WAIT:
+            if decide(here, column) is Decision.WAIT or _unasked(view, known):
                 raise Waits(f"{name}: {why}; {error}") from error
             return Finding(Decision.SERVE, here, column)
         in_manifest = manifest is not None and name in manifest.namespaces
@@ -125,7 +125,7 @@ class Verdicts:
         if lost and not in_manifest:
             column = There.LOST
         # with our own manifest lengths tell: the ledger has them
-        strange = not view.ours or name in self.holds.held
+        strange = not view.ours or name in self.holds.held or _unasked(view, known)
         weighed = Weighed()
         if strange or not local.indexes or local.interrupted:
             try:
@@ -229,6 +229,11 @@ class Verdicts:
             for job in newest
             if job.staged is not None and job.digest and job.error_class != Conflict.error_class
         }
+
+
+def _unasked(view: View, known: Mapping[FileKey, int]) -> bool:
+    """Whether our manifest does not name it because the store was never asked for it."""
+    return view.unasked and not known
 
 
 def _lacking(local: Local, there: remote.There, stored: Mapping[FileKey, int]) -> FileKey | None:

@@ -37,6 +37,8 @@ class View:
     """Why nothing here may be stored: another frontend, another lineage, a newer hookd."""
     stuck: str | None = None
     """Why somebody must decide before the store is taken over: what is here is not what is there."""
+    unasked: bool = False
+    """Whether it is ours, and what nobody here knows of was not asked for yet (`Asked`)."""
     claimed: bool = False
     """Whether our name was put there while looking on."""
     proven: Mapping[str, Mapping[FileKey, int]] = field(default_factory=dict)
