@@ -45,6 +45,18 @@ def without(takes: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     return {**left, **dict.fromkeys(names, DONE)}
 
 
+def half_of(local: Local) -> tuple[Here, str | None]:
+    """What is here, and why it cannot go over what is stored: zdb would load half of it. Or None."""
+    # what is left of a restore tells nothing of the files themselves
+    here, why = compare.classify(replace(local, interrupted=False), {})
+    if here not in (Here.GAP, Here.NO_ACTIVE_DATA):
+        return here, None
+    return here, (
+        f"{why}: zdb would load half of its files. `--take local` is not followed, nothing stored was"
+        f" given up: set them aside, or `hookd restore {local.namespace} --take remote` does"
+    )
+
+
 @dataclass(slots=True)
 class Choices:
     """What was chosen, and how it is followed."""
@@ -213,14 +225,9 @@ class Choices:
 
         Raises Waits.
         """
-        # what is left of a restore tells nothing of the files themselves
-        here, why = compare.classify(replace(local, interrupted=False), {})
-        if here in (Here.GAP, Here.NO_ACTIVE_DATA):
-            reason = (
-                f"{why}: zdb would load half of its files. `--take local` is not followed, nothing stored"
-                f" was given up: set them aside, or `hookd restore {name} --take remote` does"
-            )
-            return Finding(Decision.REFUSE, here, There.FILES, reason)
+        here, half = half_of(local)
+        if half is not None:
+            return Finding(Decision.REFUSE, here, There.FILES, half)
         log.warning("local files are taken", namespace=name)
         try:
             await self.give_up(name, view.manifest)

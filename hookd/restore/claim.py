@@ -6,7 +6,7 @@ stays named. The fence asks `compare` where zdb was served before the manifest c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,7 @@ from hookd.log import get
 from hookd.manifest import NAME, Manifest, ManifestBad, entries_of
 from hookd.restore import compare, remote
 from hookd.restore.asked import Asked
-from hookd.restore.choices import Choices
+from hookd.restore.choices import Choices, half_of
 from hookd.restore.finding import APART, WITH_FILES, Finding, Holds, Waits, to_decide
 from hookd.restore.local import Local, look
 from hookd.restore.table import Decision, Here, There
@@ -184,16 +184,29 @@ class Claim:
     async def take_local_now(self, name: str) -> list[str]:
         """The same beside a zdb that serves, at once: for one namespace, or `*` for all that is here.
 
-        Returns the namespaces. Raises StoreError, JournalError, ManifestNewer.
+        Returns the namespaces. What zdb would load half of next time is not taken, but held; so is what
+        differs of the others, where it was not our store. Raises StoreError, JournalError, ManifestNewer.
         """
         try:
             seen, digest = await self.fence.record.read_any()
         except ManifestBad:
             seen, digest = None, await self.store.stat_record(NAME)
         names = [name] if name != "*" else sorted({*self.holds.held, *self.roots.namespaces()})
-        names = [each for each in names if each not in self.skip]
+        halves = await self._halves(each for each in names if each not in self.skip)
+        names = [each for each in names if each not in self.skip and each not in halves]
+        if halves:
+            await self.holds.add(halves)
+        if not names:
+            return []
+        ours = self.fence.is_ours(digest)
+        if not ours:
+            await self.asked.note(False)
+            here = [each for each in self.roots.namespaces() if each not in self.skip]
+            others, _, _ = await self._compared(here, [*names, *halves], seen)
+            if others:
+                await self.holds.add(others)
         for each in names:
-            await self.choices.give_up(each, None if self.fence.is_ours(digest) else seen)
+            await self.choices.give_up(each, None if ours else seen)
         if seen is not None:
             await self._adopt_rest(seen, names)
         await self.fence.take_over(seen, digest)
@@ -201,6 +214,12 @@ class Claim:
         await self.holds.keep({k: v for k, v in self.holds.held.items() if k not in names})
         log.warning("local files are taken", namespaces=names)
         return names
+
+    async def _halves(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of which zdb would load half of what is here, and why they cannot be chosen."""
+        here = await look_here(self.roots, [*names])
+        reasons = {name: half_of(local)[1] for name, local in here.items()}
+        return {name: why for name, why in reasons.items() if why is not None}
 
     async def compare(self, manifest: Manifest | None) -> str | None:
         """The fence found a manifest that is not ours, with zdb served already (see `Fence`).
@@ -210,12 +229,15 @@ class Claim:
         self.brought = self.brought or set()
         names = [name for name in self.roots.namespaces() if name not in self.skip]
         chosen = [name for name in names if self.choices.of(name) == "local"]
+        halves = await self._halves(chosen)  # zdb may be stopped, and files be lost since it was
+        chosen = [name for name in chosen if name not in halves]
         if manifest is not None and (conflict := conflict_of(self.fence.identity, manifest)):
             here = await look_here(self.roots, set(names) - set(chosen))
             if not chosen or any(local.indexes and not local.blank for local in here.values()):
                 return f"{conflict}; {CHOICE}"
         await self.asked.note(False)  # before the first survey what is not here would be forgotten
-        held, apart, lost = await self._compared(names, chosen, manifest)
+        held, apart, lost = await self._compared(names, [*chosen, *halves], manifest)
+        held |= halves
         if held:
             await self.holds.add(held)
         if apart:  # somebody else may be storing there

@@ -179,6 +179,23 @@ class Survey:
             raise StoreTemporary("compare", "namespaces", "namespaces-init is not answered yet")
         return await self.claim.compare(manifest)
 
+    def _decides(self) -> bool:
+        """Whether zdb is about to make or load files, and a survey looks at what is chosen."""
+        return self.running or self.undecided
+
+    async def take_local(
+        self, name: str, serves: Callable[[], Awaitable[bool]]
+    ) -> list[str] | None:
+        """`Claim.take_local_now`, if zdb serves what is here; None where it does not: then a survey
+        decides. Raises as that does.
+        """
+        if self._decides():
+            return None
+        async with self._turn:
+            if self._decides() or not await serves():
+                return None
+            return await self.claim.take_local_now(name)
+
     async def by_hand(self, only: Collection[str] | None = None) -> str | None:
         """What namespaces-init would do, once, beside a stopped zdb; why nothing came of it, or None:
         `findings` say what.
