@@ -45,6 +45,11 @@ def without(takes: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     return {**left, **dict.fromkeys(names, DONE)}
 
 
+def _theirs(view: View) -> bool:
+    """Whether what our journal says of the store counts nothing."""
+    return view.conflict is not None or view.superseded
+
+
 def half_of(local: Local) -> tuple[Here, str | None]:
     """What is here, and why it cannot go over what is stored: zdb would load half of it. Or None."""
     # what is left of a restore tells nothing of the files themselves
@@ -99,11 +104,11 @@ class Choices:
 
     async def stale(self, view: View) -> Mapping[FileKey, bytes]:
         """What we say is nobody's in the store. Of another frontend's its manifest says that alone."""
-        return {} if view.conflict is not None else await self.journal.retired()
+        return {} if _theirs(view) else await self.journal.retired()
 
     async def given_up(self, name: str, view: View) -> dict[FileKey, Named]:
         """What of a namespace was given up and can still be had back."""
-        own = {} if view.conflict is not None else named(await self.journal.given_up())
+        own = {} if _theirs(view) else named(await self.journal.given_up())
         theirs = view.manifest.given_up if view.manifest is not None else {}
         return {k: each for k, each in {**own, **theirs}.items() if k.namespace == name}
 

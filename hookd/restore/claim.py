@@ -6,7 +6,7 @@ stays named. The fence asks `compare` where zdb was served before the manifest c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +25,7 @@ from hookd.restore.choices import Choices, half_of
 from hookd.restore.finding import APART, WITH_FILES, Finding, Holds, Waits, to_decide
 from hookd.restore.local import Local, look
 from hookd.restore.table import Decision, Here, There
-from hookd.restore.view import View, conflict_of, look_here
+from hookd.restore.view import View, conflict_of, is_superseded, look_here
 from hookd.restore.weigh import Scales
 from hookd.scheduler import Scheduler
 from hookd.stores.base import Store
@@ -36,6 +36,9 @@ ANSWER_LIMIT_S = 10.0
 """How long the store may take to accept our name while zdb waits."""
 
 CALL_LIMIT_S = 120.0
+
+SET_BACK = "the store has later files than this journal knows of"
+"""Why what waits is given up."""
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class Claim:
     choices: Choices
     scales: Scales
     asked: Asked
+    let_go: Callable[[str, Collection[str]], Awaitable[None]]
+    """Gives up all frozen copies that wait, for a reason, but for those of some namespaces."""
     brought: set[str] | None = None
     """Namespaces restored while the store did not take our name; None: an earlier process knew."""
 
@@ -68,6 +73,7 @@ class Claim:
             await self.holds.add(held)
             await self._adopt_rest(view.manifest, self._given_up(view.found))
             await self.asked.note(False)
+            await self.forsake(view.manifest, view.found)
             with anyio.fail_after(CALL_LIMIT_S):
                 await self.fence.take_over(view.manifest, view.digest)
         except ManifestMoved:
@@ -112,8 +118,9 @@ class Claim:
             await self._forget_lost(lost)
             if view.manifest is not None:
                 await self._adopt_rest(view.manifest, self._given_up(found))
-            if not view.ours:
+            if not view.ours and not view.claimed:
                 await self.asked.note(False)
+                await self.forsake(view.manifest, found)
             with anyio.fail_after(ANSWER_LIMIT_S):
                 if (view.ours or view.claimed) and not self.choices.wait:
                     await self.fence.publish()
@@ -127,6 +134,21 @@ class Claim:
             if self.choices.wait and not self.fence.is_ours(view.digest):
                 raise Waits(f"a choice was made, and the store does not answer: {error}") from error
         await self.choices.forget()
+
+    async def forsake(self, manifest: Manifest | None, found: Mapping[str, Finding]) -> None:
+        """Before the store becomes ours: frozen copies that wait would go over what is stored by now,
+        where its manifest is later than what this journal knows. Raises JournalError.
+        """
+        await self._forsake(manifest, self._given_up(found))
+
+    async def _forsake(self, manifest: Manifest | None, chosen: Collection[str]) -> None:
+        """The same; of those `chosen` what is here counts, and what waits."""
+        waits = any(
+            job.staged is not None and job.key.namespace not in chosen for job in self.scheduler
+        )
+        if waits and manifest is not None and is_superseded(self.fence.identity, manifest):
+            await self.let_go(SET_BACK, chosen)
+            await self.holds.changed()  # a scan finds what is here and later than what is stored
 
     async def _forget_lost(self, names: Collection[str]) -> None:
         """The store has no index file of these any more: what the ledger says of files that are here is
@@ -205,6 +227,7 @@ class Claim:
             others, _, _ = await self._compared(here, [*names, *halves], seen)
             if others:
                 await self.holds.add(others)
+            await self._forsake(seen, names)
         for each in names:
             await self.choices.give_up(each, None if ours else seen)
         if seen is not None:
@@ -242,6 +265,7 @@ class Claim:
             await self.holds.add(held)
         if apart:  # somebody else may be storing there
             return f"{apart[0]}: {held[apart[0]]}"
+        await self._forsake(manifest, chosen)
         await self._forget_lost(lost)
         for name in chosen:
             await self.choices.give_up(name, manifest)

@@ -34,6 +34,7 @@ from hookd.restore.finding import APART, Finding, Holds, Waits
 from hookd.restore.local import Local, look
 from hookd.restore.restorer import UNWAITED, Restorer
 from hookd.restore.table import Decision, Here, There
+from hookd.restore.unworked import Unworked
 from hookd.restore.verdict import Verdicts
 from hookd.restore.view import View, look_here, look_there
 from hookd.restore.weigh import Scales
@@ -242,7 +243,7 @@ class Survey:
         )
         limit_s = PATIENCE_S if served_at_once else CALL_LIMIT_S
         view = await look_there(self.store, self.fence, limit_s)
-        if view.conflict is not None:
+        if view.conflict is not None or view.superseded:
             known = {}
         else:
             view.proven = proven
@@ -306,8 +307,8 @@ class Survey:
             except StoreError as error:
                 raise Waits(f"which namespaces the store has: {error}") from error
             self._asked_now = True
-            theirs = view.conflict is not None
-            return names - (await self.asked.deleted(view.manifest, theirs=theirs) - set(here))
+            deleted = await self.asked.deleted(view.manifest, theirs=view.superseded)
+            return names - (deleted - set(here))
         if self.verdicts.had_store and any(each.indexes for each in here.values()):
             return names
         return {*names, *self.asked.names}
@@ -329,15 +330,21 @@ def survey_of(
     private: Path,
     takes: Mapping[str, str] | None = None,
     disown: Callable[[str, str], Awaitable[None]] | None = None,
+    forsake: Callable[[str, Collection[str]], Awaitable[None]] | None = None,
 ) -> Survey:
     """A survey with its choices and its claim; see there and `Survey` for the arguments. `private` is a
-    folder that the store can write to, for what is only compared.
+    folder that the store can write to, for what is only compared. `disown`, `forsake`: see `Departures`;
+    None where nobody works on the jobs.
     """
+    unworked = Unworked(journal, scheduler)
+    disown, forsake = disown or unworked.disown, forsake or unworked.forsake
     holds = Holds(journal, held, changed)
     choices = Choices(journal, store, roots, scheduler, dict(takes or {}), disown)
     scales = Scales(store, roots, private, journal)
     asked = Asked(journal, store, names)
-    claim = Claim(journal, store, roots, fence, scheduler, skip, holds, choices, scales, asked)
+    claim = Claim(
+        journal, store, roots, fence, scheduler, skip, holds, choices, scales, asked, forsake
+    )
     fence.recheck = claim.recheck
     verdicts = Verdicts(journal, store, roots, fence, restorer, scheduler, holds, choices, claim)
     survey = Survey(

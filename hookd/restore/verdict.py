@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from hookd.admin.words import count, size
 from hookd.errors import Conflict, JournalError, StoreError
@@ -20,7 +19,7 @@ from hookd.log import get
 from hookd.manifest import Manifest, ManifestBad, ManifestNewer
 from hookd.restore import compare, remote
 from hookd.restore.choices import Choices
-from hookd.restore.claim import Claim, differs
+from hookd.restore.claim import SET_BACK, Claim, differs
 from hookd.restore.finding import APART, WITH_FILES, Finding, Holds, Waits, not_whole, to_decide
 from hookd.restore.fit import Refused
 from hookd.restore.local import Local
@@ -179,7 +178,12 @@ class Verdicts:
         log.warning("restoring", namespace=name, why=here.value)
         started = time.monotonic()
         before = {entry.key: entry.digest for entry in await self.journal.ledger()}
-        still_so = partial(self.claim.still_so, view, there, manifest)
+
+        async def still_so() -> None:
+            await self.claim.still_so(view, there, manifest)
+            if view.superseded and self.choices.disown is not None:
+                await self.choices.disown(name, SET_BACK)
+
         try:
             done = await self.restorer.restore(local, there, manifest, fetched=still_so)
             await self.journal.adopt(done.ledger, seen=before)
@@ -220,7 +224,8 @@ class Verdicts:
 
     def _waiting(self, name: str, view: View) -> dict[FileKey, Remote]:
         """Frozen contents of a namespace on their way to a store that is ours, newer than what it has."""
-        if view.conflict is not None or self.choices.of(name) == "remote":
+        theirs = view.conflict is not None or view.superseded
+        if theirs or self.choices.of(name) == "remote":
             return {}
         jobs = {job.key: job for job in self.scheduler if job.key.namespace == name}
         newest = (self.scheduler.of(key)[-1] for key in jobs)

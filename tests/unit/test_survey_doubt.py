@@ -314,8 +314,9 @@ async def test_snapshots_of_which_a_part_is_lost(tmp_path: Path, logs: Logs) -> 
     assert store.content == stored
 
 
-async def test_snapshots_of_a_frontend_that_lost_the_store(tmp_path: Path) -> None:
+async def test_snapshots_of_a_frontend_that_lost_the_store(tmp_path: Path, logs: Logs) -> None:
     """They are another history's now: what is stored comes back, not what waits here."""
+    logs.allow("withdrawn", "kept")
     store = MemoryStore()
     async with rig(tmp_path, store, names=(NS,)) as found:
         await _closed_while_away(found, 0)
