@@ -115,7 +115,7 @@ class Claim:
             if each.there is There.LOST and each.decision is Decision.SERVE
         ]
         try:
-            await self._forget_lost(lost)
+            await self._forget_lost(lost, limit_s=ANSWER_LIMIT_S)
             if view.manifest is not None:
                 await self._adopt_rest(view.manifest, self._given_up(found))
             if not view.ours and not view.claimed:
@@ -150,22 +150,25 @@ class Claim:
             await self.let_go(SET_BACK, chosen)
             await self.holds.changed()  # a scan finds what is here and later than what is stored
 
-    async def _forget_lost(self, names: Collection[str]) -> None:
+    async def _forget_lost(self, names: Collection[str], *, limit_s: float | None = None) -> None:
         """The store has no index file of these any more: what the ledger says of files that are here is
         withdrawn before a manifest names them, and a scan has them stored again.
 
         What is not here stays in it: an index would wait for it for ever; the audit names it, if it is
-        lost. A store that takes long to tell which are left is not waited for: the scan asks for each.
-        Raises StoreError, JournalError.
+        lost. Of what the store was not heard about nothing is withdrawn: while zdb waits there is a
+        limit, and past it the fence asks before the first put. Raises StoreError, JournalError.
         """
         if not names:
             return
         here = await look_here(self.roots, names)
         entries = [each for each in await self.journal.ledger() if each.key.namespace in names]
         known = [each.key for each in entries if each.key in here[each.key.namespace].lengths]
-        left: Collection[FileKey] = ()
-        with anyio.move_on_after(ANSWER_LIMIT_S):
-            left = await remote.ask(self.store, known)
+        try:
+            with anyio.fail_after(limit_s):
+                left = await remote.ask(self.store, known)
+        except TimeoutError:
+            detail = "it takes long to tell which files are left"
+            raise StoreTemporary("look", self.store.kind, detail) from None
         gone = {key for key in known if key not in left}
         await self.journal.forget(list(gone))
         for name in sorted({key.namespace for key in gone}):
@@ -305,7 +308,7 @@ class Claim:
         return held, apart, lost
 
     async def _against(self, name: str, manifest: Manifest | None) -> tuple[Here, str, bool]:
-        """What speaks against storing what is here over what is there, and whether nothing is there.
+        """What speaks against storing what is here over what is there, and whether it has no index.
 
         Raises StoreError.
         """
@@ -322,13 +325,17 @@ class Claim:
         here, why = compare.classify(local, sizes)
         indexes = {key: size for key, size in sizes.items() if key.kind is Kind.INDEX}
         if here is Here.EMPTY and not compare.worth(indexes):
-            return Here.COMPLETE, "", not there.all  # nothing is there that a restore would bring
+            return (
+                Here.COMPLETE,
+                "",
+                not there.indexes,
+            )  # nothing is there that a restore would bring
         if weighed.apart is not None and here not in APART and not local.blank:
             return weighed.apart, weighed.why, False
         if here in WITH_FILES and manifest is not None:
             why_not = await differs(self.roots, local, manifest)
             here, why = (Here.FOREIGN, why_not) if why_not else (here, why)
-        return here, why, not there.all
+        return here, why, not there.indexes
 
     def _given_up(self, found: Mapping[str, Finding]) -> list[str]:
         """Those of which somebody chose what is here, and it could be followed."""
