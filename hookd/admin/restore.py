@@ -69,17 +69,19 @@ def _take(arguments: argparse.Namespace, places: Places, name: str) -> int:
         return Exit.OK
     except DaemonAway:
         pass
-    from hookd import config
-    from hookd.journal import connect, tables
+    from hookd import config, log
+    from hookd.journal import tables
     from hookd.restore.choices import chosen
     from hookd.sockets import lock_file
+    from hookd.startup import open_journal
 
+    log.configure("error", "console")  # that a damaged journal is rebuilt is one line
     loaded = config.load(arguments.config, os.environ)
     lock = lock_file(
         loaded.journal.path.with_name(loaded.journal.path.name + ".lock"), "journal.path"
     )
     try:
-        db = connect(loaded.journal.path)
+        db, _ = open_journal(loaded.journal.path)
         found = tables.get_meta(db).get("takes")
         takes = found if isinstance(found, dict) else {}
         tables.set_meta(db, "takes", chosen(takes, name, arguments.take))

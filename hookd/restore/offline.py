@@ -22,7 +22,7 @@ from hookd.errors import Exit, StoreError, UserError
 from hookd.fence import Fence
 from hookd.files import FileKey, Roots
 from hookd.identity import home_of, identity_of
-from hookd.journal import Journal, connect, tables
+from hookd.journal import Journal, tables
 from hookd.log import register_secret
 from hookd.manifest import COPY, NAME, Manifest, ManifestBad, ManifestNewer, decode
 from hookd.recovery import Retriever
@@ -37,7 +37,7 @@ from hookd.restore.survey import newest_snapshot, survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder
-from hookd.startup import note_store, recognise
+from hookd.startup import note_store, open_journal, recognise
 from hookd.stores import attach_store, open_store
 from hookd.stores.base import Store
 from hookd.zdb import ZdbLife
@@ -158,7 +158,7 @@ def in_place(config: Config, only: Collection[str] | None, *, full: bool, show: 
 async def _in_place(
     config: Config, roots: Roots, only: Collection[str] | None, full: bool, show: Show
 ) -> Result:
-    db = connect(config.journal.path)
+    db, _ = open_journal(config.journal.path)
     meta = tables.get_meta(db)
     scheduler = Scheduler()
     for job in tables.open_jobs(db):

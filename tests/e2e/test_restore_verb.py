@@ -235,3 +235,30 @@ def test_a_store_that_is_not_mounted(
     lived.stop()
     lived.finish_hooks()
     assert daemon.stop() == Exit.OK
+
+
+@pytest.mark.parametrize("what", ["lost", "all but its log", "damaged"])
+@pytest.mark.parametrize("take", [False, True])
+def test_a_journal_that_is_no_more(daemon: Daemon, lived: FakeZdb, take: bool, what: str) -> None:
+    """A command makes a new one as the daemon does: snapshots that no journal knows are kept, as is what
+    is left of the old one.
+    """
+    snapshots = daemon.journal.parent / "staging"
+    (snapshots / "0123456789ab-1").mkdir()
+    (snapshots / "0123456789ab-1" / "i0").write_bytes(b"nowhere else")
+    wal = daemon.journal.with_name(daemon.journal.name + "-wal")
+    if what == "damaged":
+        daemon.journal.write_bytes(b"damaged" * 1000)
+    else:
+        daemon.journal.unlink()
+    if what == "all but its log":
+        wal.write_bytes(b"commits")
+    run = restore(daemon, *(["ns", "--take", "remote"] if take else []))
+    assert run.returncode == Exit.OK, run.stderr
+    assert run.stderr.count("\n") == (what != "lost")
+    kept = [path.read_bytes()[:7] for path in daemon.journal.parent.glob("journal.db.corrupt-*")]
+    assert kept == {"lost": [], "all but its log": [b"commits"], "damaged": [b"damaged"]}[what]
+    daemon.start()
+    assert daemon.stop() == Exit.OK
+    assert (snapshots / "orphaned" / "0123456789ab-1" / "i0").read_bytes() == b"nowhere else"
+    daemon.expect("notice")
