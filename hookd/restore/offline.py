@@ -160,6 +160,13 @@ async def _in_place(
 ) -> Result:
     db, _ = open_journal(config.journal.path)
     meta = tables.get_meta(db)
+    heard = meta.get(zdb.HEARD)
+    if isinstance(heard, str) and zdb.listens(heard):
+        db.close()
+        raise UserError(
+            f"somebody listens at {heard}, where zdb did: it runs, perhaps, where it cannot be seen"
+            " from here; stop it, or give --to"
+        )
     scheduler = Scheduler()
     for job in tables.open_jobs(db):
         scheduler.add(job, 0.0)

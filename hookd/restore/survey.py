@@ -45,6 +45,8 @@ SAY_EVERY_S = 10.0
 
 LOOK_EVERY_S = 0.02
 
+ZDB_STARTED = "zdb has started meanwhile, and has loaded what is here: stop it, and say this again"
+
 PATIENCE_S = 3.0
 """How long the store may take to name its manifest while all that is known is here: zdb waits."""
 
@@ -69,6 +71,8 @@ class Survey:
     backoff: Backoff
     hear: Callable[[], Awaitable[None]] | None = None
     """Waits until all that was announced before is known; None where nobody announces."""
+    zdb_runs: Callable[[], Awaitable[bool]] | None = None
+    """Whether zdb may run, asked before a restore by hand changes anything; None where nobody can tell."""
     stopping: Callable[[], bool] = lambda: False
     findings: dict[str, Finding] = field(default_factory=dict)
     """Of the newest survey."""
@@ -80,6 +84,8 @@ class Survey:
     """Whether namespaces-init has not been answered yet."""
     undecided: bool = False
     """Between namespaces-init and ready: zdb is about to make or load files."""
+    surveys: int = 0
+    """How many have begun: each is a zdb that starts."""
     _turn: anyio.Lock = field(default_factory=anyio.Lock)
     """A zdb that was killed in this hook leaves its survey behind; the next one's begins after it."""
 
@@ -92,6 +98,7 @@ class Survey:
 
     async def _survey(self) -> Answer:
         self.choices.begin()
+        self.surveys += 1
         self.undecided = self.running = True
         self.findings = {}
         try:
@@ -175,12 +182,16 @@ class Survey:
         be taken over hangs on them) and left as they are, with what was chosen for them. Raises
         JournalError.
         """
+        surveys = self.surveys
         async with self._turn:
             before, self.undecided, self.running = self.undecided, True, True
             self.choices.begin(only)
             try:
                 if self.hear is not None:
                     await self.hear()
+                # One that starts from here on waits in its namespaces-init for its turn.
+                if self.surveys != surveys or (self.zdb_runs and await self.zdb_runs()):
+                    return ZDB_STARTED
                 found = await self._round()
             except Waits as error:
                 return str(error)

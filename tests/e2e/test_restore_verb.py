@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -262,3 +263,29 @@ def test_a_journal_that_is_no_more(daemon: Daemon, lived: FakeZdb, take: bool, w
     assert daemon.stop() == Exit.OK
     assert (snapshots / "orphaned" / "0123456789ab-1" / "i0").read_bytes() == b"nowhere else"
     daemon.expect("notice")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_zdb_that_cannot_be_seen(daemon: Daemon, lived: FakeZdb, beside: bool) -> None:
+    """In another pid namespace, idle since before hookd started: somebody listens where it did, and no
+    file is changed under it.
+    """
+    (daemon.index / "ns" / "i1").unlink()
+    before = daemon.local()
+    if beside:
+        daemon.start()
+    with socket.socket(socket.AF_UNIX) as listener:
+        Path(lived.id.removeprefix("unix://")).unlink(missing_ok=True)
+        listener.bind(lived.id.removeprefix("unix://"))
+        listener.listen()
+        run = restore(daemon)
+        assert run.returncode == Exit.FAILED, run.stdout
+        assert f"somebody listens at {lived.id}" in run.stderr
+        assert run.stderr.count("\n") == 1
+        assert daemon.local() == before
+    run = restore(daemon)
+    assert run.returncode == Exit.OK, run.stderr
+    assert "ns: restored" in run.stdout
+    if beside:
+        assert daemon.stop() == Exit.OK
+        daemon.expect("restoring", "restored")
