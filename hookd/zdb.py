@@ -168,8 +168,8 @@ def runs(life: ZdbLife, roots: Iterable[Path]) -> bool:
 
 
 def may_run(life: ZdbLife, roots: Iterable[Path]) -> bool:
-    """As `runs`, for whoever must not be wrong: also if anybody listens where zdb did in an earlier run of
-    this daemon. A zdb in another pid namespace, idle since, is seen by nothing else.
+    """As `runs`, for whoever must not be wrong: also if anybody listens where zdb did in an earlier run
+    of this daemon. A zdb in another pid namespace, idle since, is seen by nothing else.
     """
     return runs(life, roots) or listens(life.heard_before)
 

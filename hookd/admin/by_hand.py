@@ -75,7 +75,7 @@ async def restore(
         elif why := await daemon.by_hand(only):
             return why
         else:
-            result = told(parts.survey.findings, only)
+            result = told(parts.survey.findings, only, parts.survey.unread)
         if full:
             at_once = 1 if runs else parts.store.readers
             brought = await lane.bring(result.whole, await sizes_of(parts.journal), at_once)

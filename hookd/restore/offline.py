@@ -71,31 +71,53 @@ async def _to_folder(
     config: Config, store: Store, target: Roots, names: Collection[str], show: Show
 ) -> Result:
     result = Result()
+    name = ""
     try:
         manifest = await _manifest(store)
-        restorer = Restorer(store=store, roots=target, full=True, say=show)
+        restorer = Restorer(store=store, roots=target, full=True, as_it_is=True, say=show)
         for name in names or await _all_names(config, store, manifest):
-            meant, only = _meant(manifest, name)
-            there = await remote.look(store, name, meant, only=only)
-            if there.replaced is not None:
-                there, meant = await remote.look(store, name, manifest), manifest
-            if not there.indexes:
-                if names:
-                    result.refused[name] = "the store has no files of it"
-                continue
             try:
-                done = await restorer.restore(look(target, name), there, meant)
-            except Refused as error:
+                await _one_to_folder(restorer, store, target, manifest, name, bool(names), result)
+            except StoreError as error:
+                await store.prove_absence()  # of a store that is away no other one comes, too
                 result.refused[name] = str(error)
-            else:
-                result.restored[name] = f"{count(done.files, 'file')}, {size(done.bytes)}"
+            except OSError as error:
+                result.refused[name] = f"cannot write there: {error}"
     except StoreError as error:
-        raise UserError(str(error), code=Exit.UNAVAILABLE) from error
-    except OSError as error:
-        raise UserError(f"cannot write there: {error}") from error
+        if not result.restored:
+            raise UserError(str(error), code=Exit.UNAVAILABLE) from error
+        result.refused[name] = f"{error}; what comes after it was not asked for"
     finally:
         await store.aclose()
     return result
+
+
+async def _one_to_folder(
+    restorer: Restorer,
+    store: Store,
+    target: Roots,
+    manifest: Manifest | None,
+    name: str,
+    named: bool,
+    result: Result,
+) -> None:
+    """Into `result`; `named`: somebody asked for it. Raises StoreError, OSError."""
+    meant, only = _meant(manifest, name)
+    there = await remote.look(store, name, meant, only=only)
+    if there.replaced is not None:
+        there, meant = await remote.look(store, name, manifest), manifest
+    if not there.indexes:
+        if named:
+            result.refused[name] = "the store has no files of it"
+        return
+    try:
+        done = await restorer.restore(look(target, name), there, meant)
+    except Refused as error:
+        result.refused[name] = str(error)
+        return
+    result.restored[name] = f"{count(done.files, 'file')}, {size(done.bytes)}"
+    if done.altered:
+        result.refused[name] = f"brought as it is, but {done.altered}"
 
 
 def _meant(
@@ -224,7 +246,7 @@ async def _in_place(
     try:
         if why := await survey.by_hand(only):
             raise UserError(why, code=Exit.UNAVAILABLE)
-        result = told(survey.findings, only)
+        result = told(survey.findings, only, survey.unread)
         if full:
             retriever = Retriever(
                 journal=journal,

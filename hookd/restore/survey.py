@@ -72,10 +72,13 @@ class Survey:
     hear: Callable[[], Awaitable[None]] | None = None
     """Waits until all that was announced before is known; None where nobody announces."""
     zdb_runs: Callable[[], Awaitable[bool]] | None = None
-    """Whether zdb may run, asked before a restore by hand changes anything; None where nobody can tell."""
+    """Whether zdb may run, asked before a restore by hand changes anything; None: nobody can tell."""
     stopping: Callable[[], bool] = lambda: False
     findings: dict[str, Finding] = field(default_factory=dict)
     """Of the newest survey."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Namespace → why the store could not tell enough of it for the newest restore by hand, which went
+    on with the others."""
     waiting: str | None = None
     """Why zdb is kept waiting now."""
     why: str = ""
@@ -186,13 +189,14 @@ class Survey:
         async with self._turn:
             before, self.undecided, self.running = self.undecided, True, True
             self.choices.begin(only)
+            self.unread = {}
             try:
                 if self.hear is not None:
                     await self.hear()
                 # One that starts from here on waits in its namespaces-init for its turn.
                 if self.surveys != surveys or (self.zdb_runs and await self.zdb_runs()):
                     return ZDB_STARTED
-                found = await self._round()
+                found = await self._round(self.unread)
             except Waits as error:
                 return str(error)
             finally:
@@ -200,6 +204,7 @@ class Survey:
                 self.undecided, self.running = before, False
             held = {} if only is None else self.holds.held
             held = {name: why for name, why in held.items() if name not in found}
+            held |= {name: why for name, why in self.holds.held.items() if name in self.unread}
             reasons = {name: each.reason for name, each in found.items() if each.reason}
             await self.holds.keep({**held, **reasons})
             self.findings = found
@@ -207,8 +212,12 @@ class Survey:
 
     # -- one round -----------------------------------------------------------------------------
 
-    async def _round(self) -> dict[str, Finding]:
-        """Decide all; restore what can be. Raises Waits."""
+    async def _round(self, unread: dict[str, str] | None = None) -> dict[str, Finding]:
+        """Decide all; restore what can be. Raises Waits.
+
+        `unread`, of a restore by hand, gets those that had to wait while others were restored; then the
+        store is not taken over for the rest, which zdb's next start does.
+        """
         only = self.choices.only
         known, proven = await self._known()
         here = await look_here(self.roots, {*known, *self.roots.namespaces()} - set(self.skip))
@@ -235,7 +244,15 @@ class Survey:
 
         for name in sorted({*names, *(only or ())} - set(self.skip), key=turn):
             local = here[name] if name in here else await self._look(name)
-            found[name] = each = await self.verdicts.of(name, local, known.get(name, {}), view)
+            try:
+                each = await self.verdicts.of(name, local, known.get(name, {}), view)
+            except Waits as error:
+                # what is here may be another history, what no manifest names would be named by none
+                if unread is None or not (view.ours or (view.manifest and local.nothing)):
+                    raise
+                unread[name] = str(error)
+                continue
+            found[name] = each
             apart = each.here in APART or each.there is There.LOST  # or it is another store
             # a manifest of ours would not name them, and nobody would ask for them again
             unnamed = only is not None and name not in only and each.there is There.FILES
@@ -245,6 +262,10 @@ class Survey:
         if waits:
             name, each = waits[0]
             raise Waits(f"{name}: {each.reason}; {view.trouble}")
+        if unread:
+            if not any(each.decision is Decision.RESTORE for each in found.values()):
+                raise Waits(next(iter(unread.values())))
+            return found
         await self.claim.claim(view, found)
         return found
 

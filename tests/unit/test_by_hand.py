@@ -167,12 +167,11 @@ async def test_zdb_starts_between_the_question_and_the_turn(tmp_path: Path, seen
             why.append(await found.survey.by_hand(None))
 
         found.survey.zdb_runs = runs
-        async with anyio.create_task_group() as group:
-            async with found.survey._turn:  # somebody's namespaces-init
-                group.start_soon(by_hand)
-                await anyio.wait_all_tasks_blocked()
-                if seen == "by its hook":
-                    found.survey.surveys += 1
+        async with anyio.create_task_group() as group, found.survey._turn:  # a namespaces-init
+            group.start_soon(by_hand)
+            await anyio.wait_all_tasks_blocked()
+            if seen == "by its hook":
+                found.survey.surveys += 1
         assert why == [ZDB_STARTED]
         assert not list((tmp_path / "index" / ONE).glob(".hookd-aside-*"))
         assert found.survey.choices.of(ONE) == "remote"
