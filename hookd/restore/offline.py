@@ -29,7 +29,7 @@ from hookd.recovery import Retriever
 from hookd.recovery_rest import Rest, sizes_of
 from hookd.restore import remote
 from hookd.restore.fit import Refused
-from hookd.restore.local import look
+from hookd.restore.folder import begin, renew
 from hookd.restore.progress import Progress
 from hookd.restore.restorer import Restorer
 from hookd.restore.result import Result, told, with_rest
@@ -48,28 +48,21 @@ Show = Callable[[Progress], None]
 def to_folder(config: Config, folder: Path, names: Collection[str], show: Show) -> Result:
     """Everything of these namespaces (none named: of all) into `folder/index` and `folder/data`.
 
-    Done again it goes on where it was. Raises UserError.
+    Done again it goes on where it was, and brings anew what has changed. Raises UserError.
     """
     for secret in config.secrets():
         register_secret(secret)
     roots = Roots(config.zdb.index, config.zdb.data)
-    target = Roots(folder / "index", folder / "data")
-    if target.index == roots.index or target.data == roots.data:
-        raise UserError(
-            f"{folder}: zdb's own files are there; give another folder", code=Exit.USAGE
-        )
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}") from error
+    begin(config, folder)
     with private_folder(config.staging_path) as private:
         store = attach_store(config, roots, private)
-        return anyio.run(_to_folder, config, store, target, names, show)
+        return anyio.run(_to_folder, config, store, folder, names, show)
 
 
 async def _to_folder(
-    config: Config, store: Store, target: Roots, names: Collection[str], show: Show
+    config: Config, store: Store, folder: Path, names: Collection[str], show: Show
 ) -> Result:
+    target = Roots(folder / "index", folder / "data")
     result = Result()
     name = ""
     try:
@@ -77,7 +70,7 @@ async def _to_folder(
         restorer = Restorer(store=store, roots=target, full=True, as_it_is=True, say=show)
         for name in names or await _all_names(config, store, manifest):
             try:
-                await _one_to_folder(restorer, store, target, manifest, name, bool(names), result)
+                await _one_to_folder(restorer, store, folder, manifest, name, bool(names), result)
             except StoreError as error:
                 await store.prove_absence()  # of a store that is away no other one comes, too
                 result.refused[name] = str(error)
@@ -87,6 +80,10 @@ async def _to_folder(
         if not result.restored:
             raise UserError(str(error), code=Exit.UNAVAILABLE) from error
         result.refused[name] = f"{error}; what comes after it was not asked for"
+    else:
+        for name in sorted(set(target.namespaces()) - {*result.restored, *result.refused}):
+            if not names:
+                result.left[name] = "it is of an earlier run, and the store has nothing of it now"
     finally:
         await store.aclose()
     return result
@@ -95,7 +92,7 @@ async def _to_folder(
 async def _one_to_folder(
     restorer: Restorer,
     store: Store,
-    target: Roots,
+    folder: Path,
     manifest: Manifest | None,
     name: str,
     named: bool,
@@ -106,12 +103,14 @@ async def _one_to_folder(
     there = await remote.look(store, name, meant, only=only)
     if there.replaced is not None:
         there, meant = await remote.look(store, name, manifest), manifest
+    target = Roots(folder / "index", folder / "data")
     if not there.indexes:
         if named:
             result.refused[name] = "the store has no files of it"
         return
     try:
-        done = await restorer.restore(look(target, name), there, meant)
+        local = await renew(folder, store, target, there, meant)
+        done = await restorer.restore(local, there, meant)
     except Refused as error:
         result.refused[name] = str(error)
         return

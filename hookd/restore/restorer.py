@@ -175,7 +175,8 @@ class Restorer:
         def where(key: FileKey) -> Path:
             return self._work(key) if key in sizes else self._roots.path(key)
 
-        rest = [key for key in brought if key not in proven]
+        looked_at = {*brought, *there.files} if self._as_it_is else brought
+        rest = [key for key in looked_at if key not in proven and key in {*sizes, *here}]
         continued = partial(as_continued, rest, there, manifest, where)
         await anyio.to_thread.run_sync(self._sound, continued)
         faults.point("restore-fetched")

@@ -289,3 +289,77 @@ def test_a_zdb_that_cannot_be_seen(daemon: Daemon, lived: FakeZdb, beside: bool)
     if beside:
         assert daemon.stop() == Exit.OK
         daemon.expect("restoring", "restored")
+
+
+def test_into_the_folder_of_an_earlier_run(daemon: Daemon, lived: FakeZdb, tmp_path: Path) -> None:
+    """What has changed since comes anew, what is gone goes; in a folder of somebody else nothing does."""
+    there = tmp_path / "there"
+    assert restore(daemon, "--to", str(there)).returncode == Exit.OK
+    daemon.start()
+    assert lived.start() == 0
+    lived.churn("ns", 12)  # i0 and i1 are rewritten
+    lived.rotate("ns")
+    lived.remove("other")
+    lived.stop()
+    lived.finish_hooks()
+    assert daemon.stop() == Exit.OK
+    (there / "data" / "ns" / "d1").write_bytes(b"half of it")
+    run = restore(daemon, "--to", str(there))
+    assert run.returncode == Exit.OK, run.stderr
+    assert "other: left as it is: it is of an earlier run" in run.stdout
+    stored = {name: content for name, content in daemon.stored().items() if "/other/" not in name}
+    found = contents(there, "index", "data")
+    assert {name: found[name] for name in found if "/other/" not in name} == stored
+    (there / ".hookd-copy").unlink()
+    (there / "data" / "ns" / "d1").write_bytes(b"somebody's")
+    run = restore(daemon, "--to", str(there), "--namespace", "ns")
+    assert run.returncode == Exit.FAILED
+    assert "give another folder" in run.stderr
+    assert (there / "data" / "ns" / "d1").read_bytes() == b"somebody's"
+
+
+def test_not_into_what_is_in_use(daemon: Daemon, lived: FakeZdb, tmp_path: Path) -> None:
+    """zdb's own folders by another name, and the store's: a usage error, and nothing changes."""
+    (daemon.index / "ns" / "i0").write_bytes(b"older")
+    before, stored = daemon.local(), daemon.stored()
+    (tmp_path / "link").symlink_to(daemon.folder)
+    for folder in (tmp_path / "link", daemon.store, daemon.store / "index" / "ns"):
+        run = restore(daemon, "--to", str(folder))
+        assert run.returncode == Exit.USAGE, run.stderr
+        assert "give another folder" in run.stderr
+    assert (daemon.local(), daemon.stored()) == (before, stored)
+
+
+@pytest.mark.parametrize("where", ["in place", "beside", "to"])
+def test_one_that_cannot_be_read(
+    daemon: Daemon, lived: FakeZdb, tmp_path: Path, where: str
+) -> None:
+    """The other one comes; what did not is named, exit 1; done again it comes, too."""
+    stored = daemon.stored()
+    for root in (daemon.index, daemon.data):
+        shutil.rmtree(root)
+        root.mkdir()
+    bad = daemon.store / "data" / "ns" / "d2"
+    content = bad.read_bytes()
+    bad.unlink()
+    bad.mkdir()
+    to = tmp_path / "there" if where == "to" else daemon.folder
+    if where == "beside":
+        daemon.start()
+    words = ["--to", str(to)] if where == "to" else []
+    run = restore(daemon, *words)
+    assert run.returncode == Exit.FAILED, run.stdout
+    assert "other: restored" in run.stdout
+    assert "ns: not restored: " in run.stderr
+    assert "d2" in run.stderr
+    assert {name.split("/")[1] for name in contents(to, "index")} >= {"other"}
+    bad.rmdir()
+    bad.write_bytes(content)
+    run = restore(daemon, *words)
+    assert run.returncode == Exit.OK, run.stderr
+    assert "ns: restored" in run.stdout
+    found = contents(to, "index", "data")
+    assert {name: found[name] for name in found} == {name: stored[name] for name in found}
+    if where == "beside":
+        assert daemon.stop() == Exit.OK
+        daemon.expect("restoring", "restored", "store is down")
