@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 
 from hookd import zdb
-from hookd.admin.words import count, size
+from hookd.admin.words import count, size, verb
 from hookd.audit.offline import private_folder
 from hookd.backoff import Backoff
 from hookd.config import Config
@@ -22,6 +22,7 @@ from hookd.errors import Exit, StoreError, UserError
 from hookd.fence import Fence
 from hookd.files import FileKey, Roots
 from hookd.identity import home_of, identity_of
+from hookd.intake.spool import events_in
 from hookd.journal import Journal, tables
 from hookd.log import register_secret
 from hookd.manifest import COPY, NAME, Manifest, ManifestBad, ManifestNewer, decode
@@ -33,11 +34,12 @@ from hookd.restore.folder import begin, renew
 from hookd.restore.progress import Progress
 from hookd.restore.restorer import Restorer
 from hookd.restore.result import Result, told, with_rest
+from hookd.restore.short import mend
 from hookd.restore.survey import newest_snapshot, survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder
-from hookd.startup import note_store, open_journal, recognise
+from hookd.startup import known_store, note_store, open_journal, recognise
 from hookd.stores import attach_store, open_store
 from hookd.stores.base import Store
 from hookd.zdb import ZdbLife
@@ -173,7 +175,21 @@ def in_place(config: Config, only: Collection[str] | None, *, full: bool, show: 
             raise UserError(
                 "zdb runs: what it misses comes back when it asks for it; stop zdb, or give --to"
             )
+        _heard_all(config)
         return anyio.run(_in_place, config, roots, only, full, show)
+
+
+def _heard_all(config: Config) -> None:
+    """Raises UserError while zdb has announced what no journal knows: a namespace that it has deleted
+    looks like one that was lost.
+    """
+    events, shims = events_in(str(config.hook.spool)), zdb.shims_alive(config.hook.socket)
+    if events or shims:
+        what = count(events, "event") if events else count(shims, "hook")
+        raise UserError(
+            f"{what} of zdb {verb(events or shims, 'waits', 'wait')} for hookd ({config.hook.spool}): a"
+            " namespace may have been deleted; start hookd, which hears of it, and say this again"
+        )
 
 
 async def _in_place(
@@ -196,9 +212,15 @@ async def _in_place(
         staging.restore(staged, content)
     broken: list[Exception] = []
     journal = Journal(db, on_broken=broken.append)
-    store = _opened(config, roots)
+    ledger = await journal.ledger()
     try:
-        recognise(store, meta, await journal.ledger(), config.journal.path)
+        store = _opened(config, roots, known_store(meta, ledger))
+    except UserError:
+        await journal.aclose()
+        staging.close()
+        raise
+    try:
+        recognise(store, meta, ledger, config.journal.path)
     except UserError:
         await store.aclose()
         await journal.aclose()
@@ -246,6 +268,7 @@ async def _in_place(
         if why := await survey.by_hand(only):
             raise UserError(why, code=Exit.UNAVAILABLE)
         result = told(survey.findings, only, survey.unread)
+        await mend(result, await journal.ledger(), store, roots)
         if full:
             retriever = Retriever(
                 journal=journal,
@@ -267,11 +290,12 @@ async def _in_place(
         staging.close()
 
 
-def _opened(config: Config, roots: Roots) -> Store:
-    """The store, if it is one: an empty folder, where one should be mounted, does not become a new one.
+def _opened(config: Config, roots: Roots, known: str | None) -> Store:
+    """The store, if it is one: an empty folder, where one should be mounted, does not become a new one,
+    and in another one than is `known` nothing is made or removed.
 
     Raises UserError.
     """
     if config.store.directory is not None and not (config.store.directory.path / "index").is_dir():
         attach_store(config, roots, config.staging_path)
-    return open_store(config, roots)[0]
+    return open_store(config, roots, known=known)[0]

@@ -195,6 +195,7 @@ def test_a_store_that_is_away(daemon: Daemon, lived: FakeZdb, tmp_path: Path) ->
         ("nothing", True),
         ("empty", False),
         ("empty", True),
+        ("bare", False),  # below the mount point somebody made folders by hand
         ("another", False),  # with a new journal nothing tells it from the right one
     ],
 )
@@ -213,10 +214,13 @@ def test_a_store_that_is_not_mounted(
     daemon.store.rename(tmp_path / "away")
     if instead != "nothing":
         daemon.store.mkdir()
+    if instead in ("bare", "another"):
+        (daemon.store / "index").mkdir()
     if instead == "another":
         shutil.copytree(tmp_path / "away" / ".hookd", daemon.store / ".hookd")
         (daemon.store / ".hookd" / "manifest.json").unlink()
         (daemon.store / ".hookd" / "store-id").write_text("0" * 32)
+        (daemon.store / ".hookd" / "tmp" / "d5.inflight").write_text("somebody is at it")
     before = sorted(daemon.store.rglob("*"))
     run = restore(daemon)
     assert run.returncode == Exit.UNAVAILABLE, run.stdout + run.stderr
@@ -363,3 +367,26 @@ def test_one_that_cannot_be_read(
     if where == "beside":
         assert daemon.stop() == Exit.OK
         daemon.expect("restoring", "restored", "store is down")
+
+
+def test_a_deletion_that_nobody_has_heard_of(daemon: Daemon, lived: FakeZdb) -> None:
+    """It lies in the spool: its namespace does not come back. With hookd, which hears it, others do."""
+    daemon.start()
+    assert lived.start() == 0
+    daemon.kill()
+    lived.remove("other")
+    lived.finish_hooks()
+    lived.kill()
+    (daemon.index / "ns" / "i1").unlink()
+    run = restore(daemon)
+    assert run.returncode == Exit.FAILED, run.stdout
+    assert run.stderr.count("\n") == 1
+    assert "start hookd" in run.stderr
+    assert not (daemon.index / "other").exists()
+    daemon.start()
+    run = restore(daemon)
+    assert run.returncode == Exit.OK, run.stderr
+    assert "ns: restored" in run.stdout
+    assert not (daemon.index / "other").exists()
+    assert daemon.stop() == Exit.OK
+    daemon.expect("restoring", "restored", "zdb ended without its closing hooks")

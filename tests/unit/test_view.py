@@ -437,6 +437,8 @@ async def test_a_held_namespace_would_be_lost(parts: Parts) -> None:
     line, tone = sentence(found) or ("", "")
     assert line.startswith("not known; only here: ")
     assert tone == "bad"
-    values = {s.name: s.value for family in registry(lambda: found).collect() for s in family.samples}
+    values = {
+        s.name: s.value for family in registry(lambda: found).collect() for s in family.samples
+    }
     assert values["hookd_local_only_bytes"] == 1129
     assert "hookd_recovery_point_age_seconds" not in values
