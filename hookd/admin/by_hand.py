@@ -21,6 +21,7 @@ from hookd.errors import Exit, HookdError, PathRefused
 from hookd.files import index_key
 from hookd.log import get, scrub
 from hookd.recovery_rest import Rest, sizes_of
+from hookd.restore import short
 from hookd.restore.result import Result, told, with_rest
 from hookd.zdb import listens
 
@@ -72,10 +73,12 @@ async def restore(
     async def work() -> Result | str:
         if runs:
             result = _as_it_is(parts, only)
+            await short.name_them(result, await parts.journal.ledger(), parts.roots)
         elif why := await daemon.by_hand(only):
             return why
         else:
             result = told(parts.survey.findings, only, parts.survey.unread)
+            await short.mend(result, await parts.journal.ledger(), parts.store, parts.roots)
         if full:
             at_once = 1 if runs else parts.store.readers
             brought = await lane.bring(result.whole, await sizes_of(parts.journal), at_once)

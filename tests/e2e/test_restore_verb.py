@@ -390,3 +390,33 @@ def test_a_deletion_that_nobody_has_heard_of(daemon: Daemon, lived: FakeZdb) -> 
     assert not (daemon.index / "other").exists()
     assert daemon.stop() == Exit.OK
     daemon.expect("restoring", "restored", "zdb ended without its closing hooks")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_data_file_that_is_too_short(daemon: Daemon, lived: FakeZdb, beside: bool) -> None:
+    """It becomes whole, with zdb stopped; one that does not begin the stored one stays, and is named."""
+    stored = daemon.stored()
+    short, other = daemon.data / "ns" / "d0", daemon.data / "other" / "d1"
+    short.write_bytes(stored["data/ns/d0"][:40])
+    other.write_bytes(b"!" + stored["data/other/d1"][1:40])
+    if beside:
+        daemon.start()
+        assert lived.start() == 0
+        run = restore(daemon, "--full")
+        assert run.returncode == Exit.FAILED, run.stdout
+        assert "data/ns/d0 has 40 B here" in run.stderr
+        assert "stop zdb" in run.stderr
+        assert short.stat().st_size == 40
+        lived.stop()
+        lived.finish_hooks()
+    run = restore(daemon)
+    assert run.returncode == Exit.FAILED, run.stdout
+    assert "ns: restored (d0, which was too short, is whole)" in run.stdout
+    assert "other: not restored: data/other/d1 has 40 B here" in run.stderr
+    assert "neither is touched" in run.stderr
+    assert short.read_bytes() == stored["data/ns/d0"]
+    assert other.read_bytes() == b"!" + stored["data/other/d1"][1:40]
+    assert not list(daemon.data.glob("*/.hookd-restore"))
+    if beside:
+        daemon.stop()
+        daemon.expect("a data file was too short")
