@@ -229,7 +229,7 @@ class Survey:
         served_at_once = any(local.indexes for local in here.values()) and all(
             here[name].blank and not known.get(name) and self.verdicts.had_store for name in unsound
         )
-        limit_s = PATIENCE_S if served_at_once else CALL_LIMIT_S
+        limit_s = PATIENCE_S if served_at_once and unread is None else CALL_LIMIT_S
         view = await look_there(self.store, self.fence, limit_s)
         if view.conflict is not None:
             known = {}
@@ -262,6 +262,8 @@ class Survey:
         if waits:
             name, each = waits[0]
             raise Waits(f"{name}: {each.reason}; {view.trouble}")
+        if unread is not None and not view.readable:
+            raise Waits(f"the store cannot be read: {view.trouble}; nothing was compared with it")
         if unread:
             if not any(each.decision is Decision.RESTORE for each in found.values()):
                 raise Waits(next(iter(unread.values())))
