@@ -32,9 +32,9 @@ def begin(config: Config, folder: Path) -> Roots:
     target = Roots(folder / "index", folder / "data")
     for each in (target.index, target.data):
         if (other := next((o for o in _taken(config) if _overlap(each, o)), None)) is not None:
-            own = "zdb's own files are" if other in (config.zdb.index, config.zdb.data) else "it is"
+            whose = "zdb's own" if other in (config.zdb.index, config.zdb.data) else "hookd's"
             raise UserError(
-                f"{folder}: {own} there ({other}); give another folder", code=Exit.USAGE
+                f"{folder}: {whose} files are there ({other}); give another folder", code=Exit.USAGE
             )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

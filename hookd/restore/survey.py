@@ -250,7 +250,7 @@ class Survey:
                 # what is here may be another history, what no manifest names would be named by none
                 if unread is None or not (view.ours or (view.manifest and local.nothing)):
                     raise
-                unread[name] = str(error)
+                unread[name] = str(error).removeprefix(f"{name}: ")
                 continue
             found[name] = each
             apart = each.here in APART or each.there is There.LOST  # or it is another store

@@ -13,7 +13,7 @@ from tests.e2e.daemon import Daemon, contents
 from tests.e2e.restores import restore
 from tests.fakes.zdb import FakeZdb
 
-pytest_plugins = ["tests.shim_build", "tests.e2e.restores"]
+pytest_plugins = ["tests.shim_build"]
 
 
 @pytest.mark.parametrize("what", ["lost", "all but its log", "damaged"])

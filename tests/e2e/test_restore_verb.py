@@ -14,7 +14,7 @@ from tests.e2e.restores import NAMES, restore, wipe
 from tests.fakes.zdb import FakeZdb
 from tests.fakes.zdb_files import answers
 
-pytest_plugins = ["tests.shim_build", "tests.e2e.restores"]
+pytest_plugins = ["tests.shim_build"]
 
 
 @pytest.mark.parametrize("beside", [False, True])
