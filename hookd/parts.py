@@ -65,10 +65,6 @@ log = get("daemon")
 BACKLOG = 1024
 
 
-ZDB_HEARD = "zdb_heard"
-"""In the journal: where zdb listened, as its hooks said."""
-
-
 @dataclass(slots=True)
 class Parts:
     """The running daemon, for those that look at it (admin) and for the wiring below."""
@@ -150,7 +146,7 @@ def assemble(
         notices.append(f"{len(lost)} snapshots are gone from {config.staging_path}")
     held = texts(loaded.meta, "held")
     life = zdb.ZdbLife(address=config.zdb.address)
-    heard = loaded.meta.get(ZDB_HEARD)
+    heard = loaded.meta.get(zdb.HEARD)
     life.heard_before = heard if isinstance(heard, str) else None
     skip = frozenset(config.zdb.skip_namespaces)
     rules = Rules(skip=skip, held=held)
@@ -255,6 +251,7 @@ def assemble(
     # a put that the frontend before us had begun has ended by then
     fence.taken = lambda largest: auditor.also_in(config.store.time_limit_s(largest))
     survey.hear = hearing.out
+    survey.zdb_runs = scanner.zdb_may_run
     spool.prepare()
     users = config.hook.allow_users
     notices.extend(kept_out(config))

@@ -22,6 +22,9 @@ SOCKET, SPOOL = b"HOOKD_SOCKET", b"HOOKD_SPOOL"
 DEFAULT_SOCKET, DEFAULT_SPOOL = b"/run/hookd/hook.sock", b"/var/lib/hookd/spool"
 """Of the shim (shim/hookd-shim.c), for a variable that is not set or empty."""
 
+HEARD = "zdb_heard"
+"""In the journal: where zdb listened, as its hooks said."""
+
 LINGER_S = 0.5
 """How long a client of ours stays after a command that started a hook.
 
@@ -162,6 +165,13 @@ def runs(life: ZdbLife, roots: Iterable[Path]) -> bool:
     (the child has the client's socket too, so epoll names it once more after it was freed).
     """
     return holds_lock(roots) or listens(life.address)
+
+
+def may_run(life: ZdbLife, roots: Iterable[Path]) -> bool:
+    """As `runs`, for whoever must not be wrong: also if anybody listens where zdb did in an earlier run
+    of this daemon. A zdb in another pid namespace, idle since, is seen by nothing else.
+    """
+    return runs(life, roots) or listens(life.heard_before)
 
 
 def shims(socket_path: Path) -> dict[int, str]:

@@ -48,6 +48,8 @@ SAY_EVERY_S = 10.0
 
 LOOK_EVERY_S = 0.02
 
+ZDB_STARTED = "zdb has started meanwhile, and has loaded what is here: stop it, and say this again"
+
 PATIENCE_S = 3.0
 """How long the store may take to name its manifest while all that is known is here: zdb waits."""
 
@@ -71,9 +73,14 @@ class Survey:
     backoff: Backoff
     hear: Callable[[], Awaitable[None]] | None = None
     """Waits until all that was announced before is known; None where nobody announces."""
+    zdb_runs: Callable[[], Awaitable[bool]] | None = None
+    """Whether zdb may run, asked before a restore by hand changes anything; None: nobody can tell."""
     stopping: Callable[[], bool] = lambda: False
     findings: dict[str, Finding] = field(default_factory=dict)
     """Of the newest survey."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Namespace → why the store could not tell enough of it for the newest restore by hand, which went
+    on with the others."""
     waiting: str | None = None
     """Why zdb is kept waiting now."""
     why: str = ""
@@ -84,6 +91,8 @@ class Survey:
     """Between namespaces-init and ready: zdb is about to make or load files."""
     _asked_now: bool = False
     """Whether the round that runs asked for every name."""
+    surveys: int = 0
+    """How many have begun: each is a zdb that starts."""
     _turn: anyio.Lock = field(default_factory=anyio.Lock)
     """A zdb that was killed in this hook leaves its survey behind; the next one's begins after it."""
 
@@ -96,6 +105,7 @@ class Survey:
 
     async def _survey(self) -> Answer:
         self.choices.begin()
+        self.surveys += 1
         self.undecided = self.running = True
         self.findings = {}
         try:
@@ -205,13 +215,18 @@ class Survey:
         be taken over hangs on them) and left as they are, with what was chosen for them. Raises
         JournalError.
         """
+        surveys = self.surveys
         async with self._turn:
             before, self.undecided, self.running = self.undecided, True, True
             self.choices.begin(only)
+            self.unread = {}
             try:
                 if self.hear is not None:
                     await self.hear()
-                found = await self._round()
+                # One that starts from here on waits in its namespaces-init for its turn.
+                if self.surveys != surveys or (self.zdb_runs and await self.zdb_runs()):
+                    return ZDB_STARTED
+                found = await self._round(self.unread)
             except Waits as error:
                 return str(error)
             finally:
@@ -219,6 +234,7 @@ class Survey:
                 self.undecided, self.running = before, False
             held = {} if only is None else self.holds.held
             held = {name: why for name, why in held.items() if name not in found}
+            held |= {name: why for name, why in self.holds.held.items() if name in self.unread}
             reasons = {name: each.reason for name, each in found.items() if each.reason}
             await self.holds.keep({**held, **reasons})
             if only is None:
@@ -228,8 +244,12 @@ class Survey:
 
     # -- one round -----------------------------------------------------------------------------
 
-    async def _round(self) -> dict[str, Finding]:
-        """Decide all; restore what can be. Raises Waits."""
+    async def _round(self, unread: dict[str, str] | None = None) -> dict[str, Finding]:
+        """Decide all; restore what can be. Raises Waits.
+
+        `unread`, of a restore by hand, gets those that had to wait while others were restored; then the
+        store is not taken over for the rest, which zdb's next start does.
+        """
         only = self.choices.only
         known, proven = await self._known()
         here = await look_here(self.roots, {*known, *self.roots.namespaces()} - set(self.skip))
@@ -241,7 +261,7 @@ class Survey:
         served_at_once = any(local.indexes for local in here.values()) and all(
             here[name].blank and not known.get(name) and self.verdicts.had_store for name in unsound
         )
-        limit_s = PATIENCE_S if served_at_once else CALL_LIMIT_S
+        limit_s = PATIENCE_S if served_at_once and unread is None else CALL_LIMIT_S
         view = await look_there(self.store, self.fence, limit_s)
         if view.conflict is not None or view.superseded:
             known = {}
@@ -257,7 +277,15 @@ class Survey:
 
         for name in sorted({*names, *(only or ())} - set(self.skip), key=turn):
             local = here[name] if name in here else await self._look(name)
-            found[name] = each = await self.verdicts.of(name, local, known.get(name, {}), view)
+            try:
+                each = await self.verdicts.of(name, local, known.get(name, {}), view)
+            except Waits as error:
+                # what is here may be another history, what no manifest names would be named by none
+                if unread is None or not (view.ours or (view.manifest and local.nothing)):
+                    raise
+                unread[name] = str(error).removeprefix(f"{name}: ")
+                continue
+            found[name] = each
             apart = each.here in APART or each.there is There.LOST  # or it is another store
             # a manifest of ours would not name them, and nobody would ask for them again
             unnamed = only is not None and name not in only and each.there is There.FILES
@@ -267,6 +295,12 @@ class Survey:
         if waits:
             name, each = waits[0]
             raise Waits(f"{name}: {each.reason}; {view.trouble}")
+        if unread is not None and not view.readable:
+            raise Waits(f"the store cannot be read: {view.trouble}; nothing was compared with it")
+        if unread:
+            if not any(each.decision is Decision.RESTORE for each in found.values()):
+                raise Waits(next(iter(unread.values())))
+            return found
         await self.claim.claim(view, found)
         return found
 
