@@ -3,8 +3,9 @@
 zinit runs below it, in a session of its own (ctrl-C reaches only this process), starts the services in
 order and again when they end. This process reaps what loses its parent, starts a zdbfs again whose zdb
 has died, and a zstor that was started without all of its backends, once they are back, and gives the
-container its exit code. When zinit dies its services become children of this process, and are stopped in
-order: without zinit nothing would be started again that ends.
+container its exit code. When zinit dies its services become children of this process, also where it is
+not PID 1 (`docker run --init`), and are stopped in order: without zinit nothing would be started again
+that ends.
 
 Weakness: a stop signal in the first millisecond, before the image's ENTRYPOINT has blocked it (`env
 --block-signal`), is dropped by the kernel, as for every PID 1 that has not said what to do with it.
@@ -13,6 +14,7 @@ Weakness: a stop signal in the first millisecond, before the image's ENTRYPOINT 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -36,6 +38,9 @@ BACKENDS_EVERY_S = 5.0
 ZINIT_START_S = 10.0
 ZINIT_END_S = 5.0
 
+_SET_CHILD_SUBREAPER = 36
+"""prctl.h"""
+
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -43,6 +48,7 @@ def run(environ: Mapping[str, str]) -> int:
     """The whole life of the container; returns its exit code. Raises UserError before anything runs."""
     # A stop signal waits until it is asked for: one that comes during the start is obeyed after it.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    _adopt_orphans()
     # Neither files nor keys (zstor aborts over a wrong one) go into a core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if code := _in_child(lambda: _check(environ)):
@@ -100,7 +106,8 @@ class Init:
         self._looked = 0.0
         self._started = time.monotonic()
         self._mounted = False
-        self._zdb_pid = 0
+        self._pids: dict[str, int] = {}
+        """Service → pid of the zdb and zdbfs that were seen last; 0 while none runs."""
 
     def run(self) -> int:
         """Start, watch, stop."""
@@ -154,11 +161,13 @@ class Init:
         It would connect again, but go on with ids that the new zdb refuses ("Invalid key, only update
         authorized"), and fail every larger write. What it had in memory, 10 s at most, is lost anyway.
         """
-        pid = self._zinit.status("zdb").pid
-        if self._zdb_pid and pid != self._zdb_pid and self._zinit.status("fs").pid:
+        before = self._pids.get("zdb", 0)
+        pid = self._pids["zdb"] = self._zinit.status("zdb").pid
+        filesystem = self._zinit.status("fs")
+        self._pids["fs"] = filesystem.pid
+        if before and pid != before and filesystem.pid:
             self._say("zdb has died: zdbfs is started again with it")
             self._zinit.kill("fs", "SIGKILL")
-        self._zdb_pid = pid
 
     def _watch_backends(self) -> None:
         """A zstor that lacks backends since its start has to be started again, once they are back."""
@@ -192,6 +201,7 @@ class Init:
                 find=lambda service: supervisor.find(service, parents),
                 spawn=lambda service: supervisor.spawn(service, self._environment()),
                 ended=self._ended,
+                seen=self._pids,
                 say=self._say,
             ),
             say=self._say,
@@ -250,16 +260,22 @@ class Init:
 
     def _reap(self) -> None:
         assert self._process is not None
+        found: dict[int, int] = {}
         with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                code = os.waitstatus_to_exitcode(status)
-                if pid == self._process.pid:
-                    self._zinit_code = code
-                elif self._zinit_code is not None:
-                    self._ended[pid] = code
+            while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
+                found[reaped[0]] = os.waitstatus_to_exitcode(reaped[1])
+        if self._process.pid in found:
+            self._zinit_code = found.pop(self._process.pid)
+        if self._zinit_code is not None:  # also those that ended with it, and were met before it
+            self._ended.update(found)
+
+
+def _adopt_orphans() -> None:
+    """Those of zinit come to this process, as they do to PID 1 by itself (PR_SET_CHILD_SUBREAPER)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_SET_CHILD_SUBREAPER, *map(ctypes.c_ulong, (1, 0, 0, 0))):
+        reason = os.strerror(ctypes.get_errno())
+        raise UserError(f"prctl: {reason}: services that outlive zinit could not be stopped")
 
 
 def _check(environ: Mapping[str, str]) -> int:

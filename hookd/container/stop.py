@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from hookd.container.zinit import Status, ZinitError
+from hookd.container.zinit import LOST, Status, ZinitError
 from hookd.errors import Exit
 
 LOOK_EVERY_S = 0.1
@@ -104,6 +104,9 @@ class Stop:
             self._say(f"{service} has not ended after its stop signal: killed")
             self._try(lambda: self._zinit.kill(service, "SIGKILL"))
             self._gone(service, AFTER_KILL_S, f"{service} to end")
+            return False
+        if last.state == LOST:
+            self._say(f"{service} is not there any more, and how it ended nobody knows")
             return False
         ran = before is None or before.pid != 0
         # SIGTERM: it was not the program yet, which has a handler for that

@@ -57,9 +57,10 @@ def test_what_is_written_to(world: World, program: str) -> None:
     world.whole()
 
 
-def test_zinit(world: World) -> None:
+@pytest.mark.parametrize("options", [(), ("--init",)], ids=["PID 1", "below tini"])
+def test_zinit(world: World, options: tuple[str, ...]) -> None:
     """Its services outlive it, and are stopped in order: nothing is lost, the exit code tells it."""
-    qsfs = world.qsfs.start()
+    qsfs = world.qsfs = world.other(*options).start()
     world.put()
     qsfs.kill_service("zinit ")
     assert qsfs.wait() == Exit.SOFTWARE
