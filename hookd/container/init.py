@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from hookd.container import backends, layout, mounts, preflight, services, supervisor, zstor_toml
 from hookd.container.flush import Flush
 from hookd.container.loglines import LogPump
-from hookd.container.stop import Stop
+from hookd.container.stop import Stop, is_refused
 from hookd.container.supervisor import Supervisor
 from hookd.container.zinit import Zinit, ZinitError
 from hookd.errors import Exit, UserError
@@ -37,6 +37,12 @@ LOOK_EVERY_S = 0.2
 BACKENDS_EVERY_S = 5.0
 ZINIT_START_S = 10.0
 ZINIT_END_S = 5.0
+SETTLE_S = 5.0
+
+UNHEARD = (
+    "zdbfs's last words could not be read, for nobody takes the container's log: whether it wrote all it"
+    " held to zdb is not known"
+)
 
 _SET_CHILD_SUBREAPER = 36
 """prctl.h"""
@@ -71,15 +77,16 @@ def run(environ: Mapping[str, str]) -> int:
     )
     pump.start()
 
-    def unwritten() -> str:
-        pump.settle()
-        return flush.unwritten
-
     try:
-        return Init(settings, found, pump.say, unwritten).run()
+        return Init(settings, found, pump.say, lambda: unwritten(pump, flush)).run()
     finally:
         pump.finish()
         os.close(lock)
+
+
+def unwritten(pump: LogPump, flush: Flush, within_s: float = SETTLE_S) -> str:
+    """A line about what zdbfs could not write, or about its last words being unknown; empty for all."""
+    return flush.unwritten if pump.settle(within_s) else UNHEARD
 
 
 class Init:
@@ -106,6 +113,8 @@ class Init:
         self._looked = 0.0
         self._started = time.monotonic()
         self._mounted = False
+        self._served = False
+        """Whether zdb has ever answered."""
         self._pids: dict[str, int] = {}
         """Service → pid of the zdb and zdbfs that were seen last; 0 while none runs."""
 
@@ -129,6 +138,9 @@ class Init:
         while not self._stop_asked():
             if self._zinit_code is not None:
                 self._say(f"zinit has ended ({self._zinit_code}); its services are stopped")
+                break
+            if self._refused():
+                self._say("hookd cannot start, by its own word above: all is stopped")
                 break
             self._watch()
             self._wait(LOOK_EVERY_S)
@@ -161,13 +173,26 @@ class Init:
         It would connect again, but go on with ids that the new zdb refuses ("Invalid key, only update
         authorized"), and fail every larger write. What it had in memory, 10 s at most, is lost anyway.
         """
-        before = self._pids.get("zdb", 0)
-        pid = self._pids["zdb"] = self._zinit.status("zdb").pid
-        filesystem = self._zinit.status("fs")
-        self._pids["fs"] = filesystem.pid
-        if before and pid != before and filesystem.pid:
+        zdb, filesystem = self._zinit.status("zdb"), self._zinit.status("fs")
+        self._served = self._served or zdb.state == "Running"
+        before = self._pids
+        self._pids = {"zdb": zdb.pid, "fs": filesystem.pid}
+        if before.get("fs") and not filesystem.pid and filesystem.signal:
+            self._say(
+                f"zdbfs has died ({filesystem.signal}): what it held, the writes of 10 s at most, is lost"
+            )
+        if before.get("zdb") and zdb.pid != before["zdb"] and filesystem.pid:
             self._say("zdb has died: zdbfs is started again with it")
             self._zinit.kill("fs", "SIGKILL")
+
+    def _refused(self) -> bool:
+        """Whether hookd ends over its configuration and zdb has not been started yet: nothing will be."""
+        if self._pids.get("zdb") or self._served:
+            return False
+        try:
+            return is_refused(self._zinit.status("hookd"))
+        except ZinitError:
+            return False
 
     def _watch_backends(self) -> None:
         """A zstor that lacks backends since its start has to be started again, once they are back."""
@@ -210,6 +235,7 @@ class Init:
             unmount=self._unmount,
             hurried=lambda: self._signals > 1,
             unwritten=self._unwritten,
+            served=lambda: self._served,
             sleep=self._wait,
         ).run()
 
