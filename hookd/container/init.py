@@ -241,7 +241,9 @@ class Init:
 
     def _unmount(self) -> None:
         try:
-            mounts.detach_fuse(self._settings.mountpoint)
+            mounts.detach_dead(self._settings.mountpoint)
+        except mounts.Taken:
+            pass  # of another container, which came while zdbfs was started again here
         except OSError as error:
             self._say(f"the mount could not be taken away: {error}")
 
