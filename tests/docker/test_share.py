@@ -172,7 +172,8 @@ def test_killed_at_the_mount_itself(
 
 def test_another_one_at_the_same_folder(docker: Docker, tmp_path: Path, shared: Path) -> None:
     """It is refused in one line, and the mount of the first one stays where it is."""
-    with Backends(tmp_path / "one") as first, Backends(tmp_path / "two") as second:
+    first, second = Backends(tmp_path / "one"), Backends(tmp_path / "two")
+    with first, second:
         for each in (first, second):
             each.config.write_text(each.config.read_text().replace('"/mnt"', '"/mnt/fs"'))
         options = [*bind(shared), *mounted(first, docker.volume())]
