@@ -12,6 +12,7 @@ from hookd import manifest
 from hookd.digest import digest_of
 from hookd.files import data_key, index_key
 from hookd.identity import Identity
+from hookd.restore.unworked import Unworked
 from hookd.snapshot import ORPHANED
 from tests.conftest import Logs
 from tests.fakes.audits import data_bytes, index_bytes
@@ -197,3 +198,24 @@ def test_goes_on(sequence: int, coming: tuple[str, ...], goes_on: bool) -> None:
     assert not ours.goes_on(lineage="l", writer="other", sequence=3)
     assert not ours.goes_on(lineage="other", writer="w", sequence=3)
     assert ours.goes_on(lineage="l", writer="before", sequence=3)
+
+
+async def test_without_a_daemon(tmp_path: Path) -> None:
+    """`hookd restore` in place: nobody works on the jobs, and the next daemon finds none of them."""
+    folder = tmp_path / "z"
+    folder.mkdir()
+    store = await set_back(folder)
+    before = dict(store.content)
+    wipe(folder)
+    async with rig(folder, store, names=(NS,), run=False, full=True) as found:
+        assert any(job.staged for job in found.scheduler)
+        alone = Unworked(found.journal, found.scheduler)
+        found.survey.claim.let_go, found.survey.choices.disown = alone.forsake, alone.disown
+        assert await found.survey.by_hand() is None
+        assert not found.held
+        assert not len(found.scheduler)
+    async with rig(folder, store, names=(NS,)) as again:
+        assert not len(again.scheduler)
+        assert (await again.survey.survey()).code == 0
+        await again.empty()
+    assert store.content == before
