@@ -210,6 +210,7 @@ def assemble(
         private=config.staging_path,
         takes=texts(loaded.meta, "takes"),
         disown=dispatcher.departures.disown,
+        forsake=dispatcher.departures.forsake,
     )
     admission = Admission(
         journal=journal,

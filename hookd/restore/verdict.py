@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from hookd.admin.words import count, size
 from hookd.errors import Conflict, JournalError, StoreError
@@ -20,7 +19,7 @@ from hookd.log import get
 from hookd.manifest import Manifest, ManifestBad, ManifestNewer
 from hookd.restore import compare, remote
 from hookd.restore.choices import Choices
-from hookd.restore.claim import Claim, differs
+from hookd.restore.claim import SET_BACK, Claim, differs
 from hookd.restore.finding import APART, WITH_FILES, Finding, Holds, Waits, not_whole, to_decide
 from hookd.restore.fit import Refused
 from hookd.restore.local import Local
@@ -79,7 +78,7 @@ class Verdicts:
         if view.ours:
             here, why = compare.classify(local, known)
             # of one that was held the manifest names what is there, not what is here
-            if here is Here.COMPLETE and name not in self.holds.held:
+            if here is Here.COMPLETE and name not in self.holds.held and not _unasked(view, known):
                 return Finding(Decision.SERVE, here, There.MANIFEST)
         elif view.conflict is not None and local.indexes and not local.blank:
             here, why = Here.FOREIGN, view.conflict
@@ -115,7 +114,7 @@ class Verdicts:
         except StoreError as error:
             here, why = self._unread(local, known)
             column = There.UNREACHABLE
-            if decide(here, column) is Decision.WAIT:
+            if decide(here, column) is Decision.WAIT or _unasked(view, known):
                 raise Waits(f"{name}: {why}; {error}") from error
             return Finding(Decision.SERVE, here, column)
         in_manifest = manifest is not None and name in manifest.namespaces
@@ -126,7 +125,7 @@ class Verdicts:
         if lost and not in_manifest:
             column = There.LOST
         # with our own manifest lengths tell: the ledger has them
-        strange = not view.ours or name in self.holds.held
+        strange = not view.ours or name in self.holds.held or _unasked(view, known)
         weighed = Weighed()
         if strange or not local.indexes or local.interrupted:
             try:
@@ -182,7 +181,12 @@ class Verdicts:
         ledger = [each for each in await self.journal.ledger() if each.key.namespace == name]
         before = {entry.key: entry.digest for entry in ledger}
         proven = self._proven(name, ledger, there) if view.ours else {}
-        still_so = partial(self.claim.still_so, view, there, manifest)
+
+        async def still_so() -> None:
+            await self.claim.still_so(view, there, manifest)
+            if view.superseded and self.choices.disown is not None:
+                await self.choices.disown(name, SET_BACK)
+
         try:
             done = await self.restorer.restore(
                 local, there, manifest, proven=proven, fetched=still_so
@@ -253,7 +257,8 @@ class Verdicts:
 
     def _waiting(self, name: str, view: View) -> dict[FileKey, Remote]:
         """Frozen contents of a namespace on their way to a store that is ours, newer than what it has."""
-        if view.conflict is not None or self.choices.of(name) == "remote":
+        theirs = view.conflict is not None or view.superseded
+        if theirs or self.choices.of(name) == "remote":
             return {}
         jobs = {job.key: job for job in self.scheduler if job.key.namespace == name}
         newest = (self.scheduler.of(key)[-1] for key in jobs)
@@ -262,6 +267,11 @@ class Verdicts:
             for job in newest
             if job.staged is not None and job.digest and job.error_class != Conflict.error_class
         }
+
+
+def _unasked(view: View, known: Mapping[FileKey, int]) -> bool:
+    """Whether our manifest does not name it because the store was never asked for it."""
+    return view.unasked and not known
 
 
 def _lacking(local: Local, there: remote.There, stored: Mapping[FileKey, int]) -> FileKey | None:

@@ -160,6 +160,7 @@ class Rig:
             backoff=self.backoff,
             private=self.staging.folder,
             disown=self.dispatcher.departures.disown,
+            forsake=self.dispatcher.departures.forsake,
         )
         self.holds_changed = 0
         self._worker: asyncio.Future[None] | None = None
