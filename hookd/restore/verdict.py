@@ -239,8 +239,8 @@ class Verdicts:
     ) -> dict[FileKey, set[bytes]]:
         """What we have put there, or are about to, where the store can have nothing else.
 
-        What was given up and is taken back is other content. Where what is stored was chosen, puts of jobs
-        that were given up for it may have taken effect, and the ledger does not know. Of a namespace that
+        What was given up and is taken back is other content. Where what is stored was chosen, puts whose
+        jobs were given up for it may have taken effect, unknown to the ledger. Of a namespace that
         is held it has what another frontend's manifest named, and that may have been behind.
         """
         if there.only is not None or self.choices.of(name) == "remote":
