@@ -25,7 +25,10 @@ async def run(parts: Parts, ask_for_scan: Callable[[], None]) -> None:
     while True:
         await anyio.sleep(PRUNE_EVERY_S)
         await keep_address(parts)
-        await parts.leftovers.look()
+        try:
+            await parts.leftovers.look()
+        except OSError as error:
+            log.error("could not look for leftovers", error=str(error))
         if parts.journal.had_errors:
             # a shim may have found neither journal nor spool while the disk was full
             parts.journal.had_errors = False

@@ -23,6 +23,7 @@ from hookd.backoff import Backoff
 from hookd.checkpoint import Checkpoints
 from hookd.checkpoint_timer import Timer
 from hookd.config import Config
+from hookd.descriptors import for_shims
 from hookd.dispatcher import Dispatcher
 from hookd.drain import Drain
 from hookd.fence import Fence
@@ -256,6 +257,12 @@ def assemble(
     spool.prepare()
     users = config.hook.allow_users
     notices.extend(kept_out(config))
+    wanted, connections = config.hook.max_connections, for_shims(config.hook.max_connections)
+    if connections < wanted:
+        notices.append(
+            f"hook.max_connections: {wanted} are wanted, but too few files may be open (`ulimit -n`,"
+            f" LimitNOFILE=): {connections} shims are served at once"
+        )
     for notice in notices:
         log.warning("notice", text=notice)
     mode = 0o666 if users else 0o600
@@ -265,7 +272,7 @@ def assemble(
         hook,
         admit=admission.admit,
         allowed_uids=allowed_uids(users),
-        max_connections=config.hook.max_connections,
+        max_connections=connections,
         frame_timeout_s=config.hook.frame_timeout_s,
     )
     leftovers = Leftovers(
@@ -345,9 +352,14 @@ def _hindrance(parts: Parts) -> str | None:
 def refill(parts: Parts, loaded: Loaded) -> None:
     """What the journal owes goes back into the line."""
     for entry in loaded.ledger:
-        parts.scheduler.remote(entry.key, entry.size_bytes)
+        parts.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
     for event_id, seq, answer in loaded.events[-REMEMBER_EVENTS:]:
         parts.admission.remember(event_id, seq, answer)
+    skips = parts.dispatcher.departures.skips
+    skips.load(loaded.meta)
+    for key in skips:
+        parts.scheduler.give_up(key)
+        log.info("not stored, somebody decided so", file=str(key))
     parts.dispatcher.enqueue(loaded.jobs)
     if loaded.jobs:
         log.info("work kept from before", files=len(loaded.jobs))

@@ -52,6 +52,10 @@ async def retry(parts: Parts, target: str, uid: int) -> str:
     if target == "all":
         jobs = [job for job in parts.scheduler if job.error is not None and _is_idle(job)]
     else:
+        if (key := _skipped(parts, target)) is not None:
+            log.info("skipped no more", file=str(key), uid=uid)
+            await _durable(parts.dispatcher.owe([key]))
+            return f"{key} is in line again"
         jobs = [job for job in _find(parts, target) if _is_idle(job)]
         if not jobs:
             raise Refused(f"{target} is being stored right now")
@@ -277,6 +281,13 @@ def _find(parts: Parts, target: str) -> Sequence[Job]:
     if not found:
         raise Refused(f"{target} is not in the queue")
     return found
+
+
+def _skipped(parts: Parts, target: str) -> FileKey | None:
+    """The file, if it was given up earlier and is in no line."""
+    skips = parts.dispatcher.departures.skips
+    keys = (key for key in skips if target in (str(key), parts.roots.text(key)))
+    return next((key for key in keys if not parts.scheduler.covers(key)), None)
 
 
 def _is_idle(job: Job) -> bool:

@@ -175,7 +175,7 @@ class Rig:
 
         self.dispatcher.wake = wake_and_tell  # type: ignore[method-assign]
         for entry in ledger:
-            self.scheduler.remote(entry.key, entry.size_bytes)
+            self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
         for event_id, seq, answer in events:
             self.admission.remember(event_id, seq, answer)
         self.dispatcher.enqueue(jobs)
