@@ -39,8 +39,9 @@ from hookd.manifest import Manifest
 from hookd.policy import Rules
 from hookd.publisher import Publisher
 from hookd.recovery import Retriever
+from hookd.restore.newest import newest_snapshot
 from hookd.restore.restorer import Restorer
-from hookd.restore.survey import Survey, newest_snapshot, survey_of
+from hookd.restore.survey import Survey, survey_of
 from hookd.room import LIMITS, Room
 from hookd.scanner import Scanner
 from hookd.scheduler import Scheduler

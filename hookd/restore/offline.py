@@ -31,11 +31,12 @@ from hookd.recovery_rest import Rest, sizes_of
 from hookd.restore import remote
 from hookd.restore.fit import Refused
 from hookd.restore.folder import begin, renew
+from hookd.restore.newest import newest_snapshot
 from hookd.restore.progress import Progress
 from hookd.restore.restorer import Restorer
 from hookd.restore.result import Result, told, with_rest
 from hookd.restore.short import mend
-from hookd.restore.survey import newest_snapshot, survey_of
+from hookd.restore.survey import survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder

@@ -23,7 +23,7 @@ from hookd.backoff import Backoff
 from hookd.errors import Conflict, JournalError, StoreError, StoreTemporary
 from hookd.fence import Fence
 from hookd.files import FileKey, Roots
-from hookd.journal import Job, Journal
+from hookd.journal import Journal
 from hookd.log import get
 from hookd.manifest import Manifest
 from hookd.restore import compare
@@ -237,7 +237,7 @@ class Survey:
             held |= {name: why for name, why in self.holds.held.items() if name in self.unread}
             reasons = {name: each.reason for name, each in found.items() if each.reason}
             await self.holds.keep({**held, **reasons})
-            if only is None:
+            if only is None and not self.unread:
                 await self._note_asked(found)
             self.findings = found
             return None
@@ -398,17 +398,3 @@ def survey_of(
     )
     verdicts.stopping = lambda: survey.stopping()
     return survey
-
-
-def newest_snapshot(
-    scheduler: Scheduler, staging_path: Callable[[str], Path]
-) -> Callable[[FileKey], tuple[Path, Job] | None]:
-    """Finds a file's newest content that waits in the staging folder (`Restorer.snapshot`)."""
-
-    def find(key: FileKey) -> tuple[Path, Job] | None:
-        for job in scheduler.of(key)[-1:]:
-            if job.staged is not None and job.digest and job.error_class != Conflict.error_class:
-                return staging_path(job.staged), job
-        return None
-
-    return find

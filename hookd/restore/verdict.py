@@ -239,10 +239,11 @@ class Verdicts:
     ) -> dict[FileKey, set[bytes]]:
         """What we have put there, or are about to, where the store can have nothing else.
 
-        What was given up and is taken back is other content. Of a namespace that is held the ledger has
-        what another frontend's manifest named, and that may have been behind.
+        What was given up and is taken back is other content. Where what is stored was chosen, puts whose
+        jobs were given up for it may have taken effect, unknown to the ledger. Of a namespace that
+        is held it has what another frontend's manifest named, and that may have been behind.
         """
-        if there.only is not None:
+        if there.only is not None or self.choices.of(name) == "remote":
             return {}
         held = self.holds.held.get(name)
         taken_over = held is not None and OTHER not in held

@@ -23,8 +23,9 @@ from hookd.journal import Job, Journal, LedgerEntry, connect, ledger_rows, table
 from hookd.manifest import Manifest
 from hookd.policy import Rules
 from hookd.recovery import Retriever
+from hookd.restore.newest import newest_snapshot
 from hookd.restore.restorer import Restorer
-from hookd.restore.survey import newest_snapshot, survey_of
+from hookd.restore.survey import survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.wire import Answer, EventFrame

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from hookd import manifest
+from hookd.errors import StoreTemporary
 from hookd.files import FileKey
 from hookd.restore.local import WORK
 from hookd.restore.result import told
@@ -175,3 +176,30 @@ async def test_zdb_starts_between_the_question_and_the_turn(tmp_path: Path, seen
         assert why == [ZDB_STARTED]
         assert not list((tmp_path / "index" / ONE).glob(".hookd-aside-*"))
         assert found.survey.choices.of(ONE) == "remote"
+
+
+async def test_one_that_cannot_be_read(tmp_path: Path) -> None:
+    """The other one comes, and the store is asked for all of them again: not all is known."""
+    files, store = two_at(tmp_path), MemoryStore()
+    fill(store, files, named=True)
+    wipe(tmp_path)
+    get = store.get
+
+    async def failing(key: FileKey, target: Path) -> None:
+        if key.namespace == OTHER:
+            raise StoreTemporary("get", key, "it cannot be read")
+        await get(key, target)
+
+    store.get = failing  # type: ignore[method-assign]
+    async with rig(tmp_path, store) as found:
+        assert await found.survey.by_hand() is None
+        result = told(found.survey.findings, None, found.survey.unread)
+        assert list(result.restored) == [ONE]
+        assert "it cannot be read" in result.refused[OTHER]
+        assert here(tmp_path) == {ONE}
+        assert not await found.survey.asked.all()
+        store.get = get  # type: ignore[method-assign]
+        assert await found.survey.by_hand() is None
+        assert here(tmp_path) == {ONE, OTHER}
+        named = manifest.decode(store.records[manifest.NAME])
+        assert set(named.namespaces) == {ONE, OTHER}

@@ -23,6 +23,7 @@ from tests.fakes.survey_files import (
     files_of,
     fill,
     mine,
+    store_and_say,
     stored_by_us,
     wipe,
     zdb_at,
@@ -148,3 +149,26 @@ async def test_to_look_at(tmp_path: Path) -> None:
     done = await restorer.restore(Local(NS), await remote.look(store, NS, found), found)
     assert str(data_key(NS, 1)) in done.altered
     assert mine(there) == store.content
+
+
+@pytest.mark.parametrize("altered", [None, ACTIVE, NEWEST], ids=str)
+async def test_what_is_stored_was_chosen(tmp_path: Path, altered: FileKey | None) -> None:
+    """A put whose job was given up for that may have come later: longer is right, altered is not."""
+    zdb, store = zdb_at(tmp_path), MemoryStore()
+    async with rig(tmp_path, store, names=(NS,)) as found:
+        await store_and_say(found)
+    zdb.churn(NS, 2)
+    files = mine(tmp_path)
+    for each in (ACTIVE, NEWEST, *(index_key(NS, n) for n in range(3))):
+        store.content[each] = files[each]
+    if altered is not None:
+        alter(store, altered, at=95)
+    async with rig(tmp_path, store, names=(NS,), full=True) as found:
+        await found.survey.choices.choose(NS, "remote")
+        await found.survey.survey()
+        answer = await found.survey.judge()
+        if altered is not None:
+            assert f"{altered} {OTHER}" in answer.text
+            return
+        assert answer.code == 0, answer.text
+        assert mine(tmp_path) == files
