@@ -76,9 +76,11 @@ class Attempts:
         time_limit_s: Callable[[int], float],
         held: Callable[[str], str | None],
         guard: Callable[[], Awaitable[None]],
+        forsaken: Callable[[Job], bool] = lambda job: False,
     ) -> None:
         """`time_limit_s` says how long a file of so many bytes may take; `held` tells why a namespace
-        takes no stores; `guard` raises while nothing may be stored (`Fence`). The scheduler is asked, and
+        takes no stores; `guard` raises while nothing may be stored (`Fence`); `forsaken` tells whether a
+        job may not store what it froze any more. The scheduler is asked, and
         told only what was checked.
         """
         self._journal = journal
@@ -89,6 +91,7 @@ class Attempts:
         self._time_limit_s = time_limit_s
         self._held = held
         self._guard = guard
+        self._forsaken = forsaken
         self._sources = Sources(
             journal=journal,
             scheduler=scheduler,
@@ -203,6 +206,9 @@ class Attempts:
                     elif unannounced:
                         await refuse_public(job.key, source, to, private)
                     await self._guard()  # reading took a while: is the store still ours?
+                # perhaps since it has begun: the guard saw that the store has later files
+                if self._forsaken(job):
+                    raise Postponed
                 # perhaps since the guard has looked; a snapshot made before is of good files
                 if job.staged is None and (reason := self._held(job.key.namespace)):
                     raise NamespaceHeld("store", job.key, reason)

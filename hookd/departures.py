@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,8 @@ class Departures:
         self._tasks: set[asyncio.Future[None]] = set()
         self._disowned: dict[int, Disowned] = {}
         """Running jobs whose namespace was deleted."""
+        self._forsaken: set[int] = set()
+        """Jobs whose copies are kept for a person: not stored, and moved to `orphaned/`."""
         self.skips = Skips(journal, roots)
         self._leaving: dict[int, Job] = {}
         """Jobs that have left the line while their rows are open still: a restart brings them back."""
@@ -121,7 +123,10 @@ class Departures:
 
     async def drop_snapshot(self, job: Job) -> None:
         """Its row does not need it any more."""
-        if job.staged is not None:
+        if job.staged is not None and job.id in self._forsaken:
+            await anyio.to_thread.run_sync(self._staging.keep, job.staged)
+            self._forsaken.discard(job.id)
+        elif job.staged is not None:
             await anyio.to_thread.run_sync(self._staging.remove, [job.staged])
 
     # -- somebody gave it up -------------------------------------------------------------------
@@ -193,6 +198,35 @@ class Departures:
         for job in idle:
             await self.drop_snapshot(job)
         self._wake()
+
+    async def forsake(self, reason: str, spare: Collection[str] = ()) -> None:
+        """Every frozen copy that waits is given up, but for those of `spare`: what is stored is later. A
+        running one stores nothing more. The copies are kept in `orphaned/`. Raises JournalError.
+        """
+        waiting = [*self._scheduler, *self._leaving.values()]
+        jobs = [j for j in waiting if j.staged is not None and j.key.namespace not in spare]
+        self._forsaken.update(job.id for job in jobs)
+        idle = [job for job in jobs if job.state is not JobState.RUNNING]
+        for job in jobs:
+            if job.state is JobState.RUNNING:
+                self._disowned[job.id] = Disowned(reason, lambda: None)
+        for job in idle:
+            job.state = JobState.WITHDRAWN
+            self._scheduler.finished(job)
+            log.warning("withdrawn", file=str(job.key), reason=reason)
+        try:
+            if idle:
+                await self._journal.move([job.id for job in idle], JobState.WITHDRAWN, reason)
+        except JournalError:
+            self._soon(self._disown_later([job.id for job in idle], idle, reason))
+            raise
+        for job in idle:
+            await self.drop_snapshot(job)
+        self._wake()
+
+    def is_forsaken(self, job: Job) -> bool:
+        """Whether a running job may not store what it has any more."""
+        return job.id in self._forsaken
 
     async def _disown_later(self, ids: list[int], idle: list[Job], reason: str) -> None:
         await self._move_later(ids, JobState.WITHDRAWN, reason)

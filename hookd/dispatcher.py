@@ -120,6 +120,7 @@ class Dispatcher:
             time_limit_s=time_limit_s,
             held=held,
             guard=guard,
+            forsaken=lambda job: self.departures.is_forsaken(job),
         )
         self._backoff = backoff
         self._clock = clock

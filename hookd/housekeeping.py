@@ -10,7 +10,8 @@ import anyio
 
 from hookd.errors import JournalError
 from hookd.log import get
-from hookd.parts import ZDB_HEARD, Parts
+from hookd.parts import Parts
+from hookd.zdb import HEARD
 
 log = get("daemon")
 
@@ -46,7 +47,7 @@ async def keep_address(parts: Parts) -> None:
     life = parts.life
     if life.address is not None and life.address != life.heard_before:
         with contextlib.suppress(JournalError):
-            await parts.journal.set_meta(ZDB_HEARD, life.address)
+            await parts.journal.set_meta(HEARD, life.address)
             life.heard_before = life.address
 
 

@@ -39,8 +39,9 @@ from hookd.manifest import Manifest
 from hookd.policy import Rules
 from hookd.publisher import Publisher
 from hookd.recovery import Retriever
+from hookd.restore.newest import newest_snapshot
 from hookd.restore.restorer import Restorer
-from hookd.restore.survey import Survey, newest_snapshot, survey_of
+from hookd.restore.survey import Survey, survey_of
 from hookd.room import LIMITS, Room
 from hookd.scanner import Scanner
 from hookd.scheduler import Scheduler
@@ -64,10 +65,6 @@ from hookd.zdbfs import Zdbfs
 log = get("daemon")
 
 BACKLOG = 1024
-
-
-ZDB_HEARD = "zdb_heard"
-"""In the journal: where zdb listened, as its hooks said."""
 
 
 @dataclass(slots=True)
@@ -151,7 +148,7 @@ def assemble(
         notices.append(f"{len(lost)} snapshots are gone from {config.staging_path}")
     held = texts(loaded.meta, "held")
     life = zdb.ZdbLife(address=config.zdb.address)
-    heard = loaded.meta.get(ZDB_HEARD)
+    heard = loaded.meta.get(zdb.HEARD)
     life.heard_before = heard if isinstance(heard, str) else None
     skip = frozenset(config.zdb.skip_namespaces)
     rules = Rules(skip=skip, held=held)
@@ -215,6 +212,7 @@ def assemble(
         private=config.staging_path,
         takes=texts(loaded.meta, "takes"),
         disown=dispatcher.departures.disown,
+        forsake=dispatcher.departures.forsake,
     )
     admission = Admission(
         journal=journal,
@@ -255,6 +253,7 @@ def assemble(
     # a put that the frontend before us had begun has ended by then
     fence.taken = lambda largest: auditor.also_in(config.store.time_limit_s(largest))
     survey.hear = hearing.out
+    survey.zdb_runs = scanner.zdb_may_run
     spool.prepare()
     users = config.hook.allow_users
     notices.extend(kept_out(config))

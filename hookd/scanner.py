@@ -68,6 +68,13 @@ class Scanner:
             zdb.runs, parts.life, (parts.roots.index, parts.roots.data), abandon_on_cancel=True
         )
 
+    async def zdb_may_run(self) -> bool:
+        """Whether zdb runs, or anybody listens where it did: files are not changed under it."""
+        parts = self.parts
+        return await anyio.to_thread.run_sync(
+            zdb.may_run, parts.life, (parts.roots.index, parts.roots.data), abandon_on_cancel=True
+        )
+
     async def for_audit(self) -> list[FileKey]:
         """Scan now; the files that nobody had announced. Raises JournalError, OSError."""
         return [job.key for job in await self.scan(with_active=not await self.zdb_runs())]

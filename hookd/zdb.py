@@ -23,6 +23,9 @@ SOCKET, SPOOL = b"HOOKD_SOCKET", b"HOOKD_SPOOL"
 DEFAULT_SOCKET, DEFAULT_SPOOL = b"/run/hookd/hook.sock", b"/var/lib/hookd/spool"
 """Of the shim (shim/hookd-shim.c), for a variable that is not set or empty."""
 
+HEARD = "zdb_heard"
+"""In the journal: where zdb listened, as its hooks said."""
+
 _NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 """Too few descriptors, or too little memory, to look at anything: no answer."""
 
@@ -187,6 +190,13 @@ def runs(life: ZdbLife, roots: Iterable[Path]) -> bool:
     (the child has the client's socket too, so epoll names it once more after it was freed).
     """
     return holds_lock(roots) or listens(life.address)
+
+
+def may_run(life: ZdbLife, roots: Iterable[Path]) -> bool:
+    """As `runs`, for whoever must not be wrong: also if anybody listens where zdb did in an earlier run
+    of this daemon. A zdb in another pid namespace, idle since, is seen by nothing else.
+    """
+    return runs(life, roots) or listens(life.heard_before)
 
 
 def shims(socket_path: Path) -> dict[int, str]:

@@ -1,12 +1,19 @@
-"""Whether zstor's backends can be reached: a TCP connection each, all at once."""
+"""Whether zstor's backends can be reached, and let it in: a connection each, all at once."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from hookd.container.zstor_toml import Login
+from hookd.errors import ZdbRefused, ZdbUnreachable
+from hookd.zdb_client import ZdbClient
+
 CONNECT_WITHIN_S = 3.0
+
+_DENIALS = ("Namespace not found", "Namespace protected and private", "Access denied")
+"""0-db zdbd/commands_namespace.c, `command_select`."""
 
 Address = tuple[str, int]
 
@@ -23,6 +30,27 @@ def away(addresses: Iterable[Address]) -> dict[Address, str]:
     with ThreadPoolExecutor(max_workers=min(32, len(wanted) or 1)) as pool:
         reasons = list(pool.map(_reason, wanted))
     return {address: reason for address, reason in zip(wanted, reasons, strict=True) if reason}
+
+
+def denied(logins: Sequence[Login]) -> tuple[Login, str] | None:
+    """The first that answers, but does not know the namespace or its password, with what it says.
+
+    One that is away, or says anything else, is another matter: it may be right later.
+    """
+    with ThreadPoolExecutor(max_workers=min(32, len(logins) or 1)) as pool:
+        answers = list(pool.map(_denial, logins))
+    return next(((login, said) for login, said in zip(logins, answers, strict=True) if said), None)
+
+
+def _denial(login: Login) -> str | None:
+    try:
+        with ZdbClient(f"tcp://{shown(login.address)}", limit_s=CONNECT_WITHIN_S) as zdb:
+            zdb.select(login.namespace, login.password)
+    except ZdbRefused as error:
+        return str(error) if str(error) in _DENIALS else None
+    except ZdbUnreachable:
+        pass
+    return None
 
 
 def _reason(address: Address) -> str | None:

@@ -3,8 +3,9 @@
 zinit runs below it, in a session of its own (ctrl-C reaches only this process), starts the services in
 order and again when they end. This process reaps what loses its parent, starts a zdbfs again whose zdb
 has died, and a zstor that was started without all of its backends, once they are back, and gives the
-container its exit code. When zinit dies its services become children of this process, and are stopped in
-order: without zinit nothing would be started again that ends.
+container its exit code. When zinit dies its services become children of this process, also where it is
+not PID 1 (`docker run --init`), and are stopped in order: without zinit nothing would be started again
+that ends.
 
 Weakness: a stop signal in the first millisecond, before the image's ENTRYPOINT has blocked it (`env
 --block-signal`), is dropped by the kernel, as for every PID 1 that has not said what to do with it.
@@ -13,6 +14,7 @@ Weakness: a stop signal in the first millisecond, before the image's ENTRYPOINT 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -24,7 +26,7 @@ from collections.abc import Callable, Mapping
 from hookd.container import backends, layout, mounts, preflight, services, supervisor, zstor_toml
 from hookd.container.flush import Flush
 from hookd.container.loglines import LogPump
-from hookd.container.stop import Stop
+from hookd.container.stop import Stop, is_refused
 from hookd.container.supervisor import Supervisor
 from hookd.container.zinit import Zinit, ZinitError
 from hookd.errors import Exit, UserError
@@ -35,6 +37,15 @@ LOOK_EVERY_S = 0.2
 BACKENDS_EVERY_S = 5.0
 ZINIT_START_S = 10.0
 ZINIT_END_S = 5.0
+SETTLE_S = 5.0
+
+UNHEARD = (
+    "zdbfs's last words could not be read, for nobody takes the container's log: whether it wrote all it"
+    " held to zdb is not known"
+)
+
+_SET_CHILD_SUBREAPER = 36
+"""prctl.h"""
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -43,6 +54,7 @@ def run(environ: Mapping[str, str]) -> int:
     """The whole life of the container; returns its exit code. Raises UserError before anything runs."""
     # A stop signal waits until it is asked for: one that comes during the start is obeyed after it.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    _adopt_orphans()
     # Neither files nor keys (zstor aborts over a wrong one) go into a core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if code := _in_child(lambda: _check(environ)):
@@ -65,15 +77,16 @@ def run(environ: Mapping[str, str]) -> int:
     )
     pump.start()
 
-    def unwritten() -> str:
-        pump.settle()
-        return flush.unwritten
-
     try:
-        return Init(settings, found, pump.say, unwritten).run()
+        return Init(settings, found, pump.say, lambda: unwritten(pump, flush)).run()
     finally:
         pump.finish()
         os.close(lock)
+
+
+def unwritten(pump: LogPump, flush: Flush, within_s: float = SETTLE_S) -> str:
+    """A line about what zdbfs could not write, or about its last words being unknown; empty for all."""
+    return flush.unwritten if pump.settle(within_s) else UNHEARD
 
 
 class Init:
@@ -100,7 +113,10 @@ class Init:
         self._looked = 0.0
         self._started = time.monotonic()
         self._mounted = False
-        self._zdb_pid = 0
+        self._served = False
+        """Whether zdb has ever answered."""
+        self._pids: dict[str, int] = {}
+        """Service → pid of the zdb and zdbfs that were seen last; 0 while none runs."""
 
     def run(self) -> int:
         """Start, watch, stop."""
@@ -122,6 +138,9 @@ class Init:
         while not self._stop_asked():
             if self._zinit_code is not None:
                 self._say(f"zinit has ended ({self._zinit_code}); its services are stopped")
+                break
+            if self._refused():
+                self._say("hookd cannot start, by its own word above: all is stopped")
                 break
             self._watch()
             self._wait(LOOK_EVERY_S)
@@ -154,11 +173,26 @@ class Init:
         It would connect again, but go on with ids that the new zdb refuses ("Invalid key, only update
         authorized"), and fail every larger write. What it had in memory, 10 s at most, is lost anyway.
         """
-        pid = self._zinit.status("zdb").pid
-        if self._zdb_pid and pid != self._zdb_pid and self._zinit.status("fs").pid:
+        zdb, filesystem = self._zinit.status("zdb"), self._zinit.status("fs")
+        self._served = self._served or zdb.state == "Running"
+        before = self._pids
+        self._pids = {"zdb": zdb.pid, "fs": filesystem.pid}
+        if before.get("fs") and not filesystem.pid and filesystem.signal:
+            self._say(
+                f"zdbfs has died ({filesystem.signal}): what it held, the writes of 10 s at most, is lost"
+            )
+        if before.get("zdb") and zdb.pid != before["zdb"] and filesystem.pid:
             self._say("zdb has died: zdbfs is started again with it")
             self._zinit.kill("fs", "SIGKILL")
-        self._zdb_pid = pid
+
+    def _refused(self) -> bool:
+        """Whether hookd ends over its configuration and zdb has not been started yet: nothing will be."""
+        if self._pids.get("zdb") or self._served:
+            return False
+        try:
+            return is_refused(self._zinit.status("hookd"))
+        except ZinitError:
+            return False
 
     def _watch_backends(self) -> None:
         """A zstor that lacks backends since its start has to be started again, once they are back."""
@@ -192,6 +226,7 @@ class Init:
                 find=lambda service: supervisor.find(service, parents),
                 spawn=lambda service: supervisor.spawn(service, self._environment()),
                 ended=self._ended,
+                seen=self._pids,
                 say=self._say,
             ),
             say=self._say,
@@ -200,12 +235,15 @@ class Init:
             unmount=self._unmount,
             hurried=lambda: self._signals > 1,
             unwritten=self._unwritten,
+            served=lambda: self._served,
             sleep=self._wait,
         ).run()
 
     def _unmount(self) -> None:
         try:
-            mounts.detach_fuse(self._settings.mountpoint)
+            mounts.detach_dead(self._settings.mountpoint)
+        except mounts.Taken:
+            pass  # of another container, which came while zdbfs was started again here
         except OSError as error:
             self._say(f"the mount could not be taken away: {error}")
 
@@ -250,16 +288,22 @@ class Init:
 
     def _reap(self) -> None:
         assert self._process is not None
+        found: dict[int, int] = {}
         with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                code = os.waitstatus_to_exitcode(status)
-                if pid == self._process.pid:
-                    self._zinit_code = code
-                elif self._zinit_code is not None:
-                    self._ended[pid] = code
+            while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
+                found[reaped[0]] = os.waitstatus_to_exitcode(reaped[1])
+        if self._process.pid in found:
+            self._zinit_code = found.pop(self._process.pid)
+        if self._zinit_code is not None:  # also those that ended with it, and were met before it
+            self._ended.update(found)
+
+
+def _adopt_orphans() -> None:
+    """Those of zinit come to this process, as they do to PID 1 by itself (PR_SET_CHILD_SUBREAPER)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_SET_CHILD_SUBREAPER, *map(ctypes.c_ulong, (1, 0, 0, 0))):
+        reason = os.strerror(ctypes.get_errno())
+        raise UserError(f"prctl: {reason}: services that outlive zinit could not be stopped")
 
 
 def _check(environ: Mapping[str, str]) -> int:

@@ -1,20 +1,40 @@
 """Mounts as the kernel tells them, and the system calls on them.
 
-Never a stat of a mountpoint: below a dead or hung zdbfs it fails or hangs. /proc/self/mountinfo and
-umount2 with MNT_DETACH do not touch the file system.
+Never a stat of a mountpoint in this process: below a dead or hung zdbfs it fails or hangs (`lives` asks
+in another one). /proc/self/mountinfo and umount2 with MNT_DETACH do not touch the file system.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import re
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from hookd.errors import HookdError
+
 GUARD = "qsfs-guard"
 """The source of a guard, as the mount table shows it."""
+
+LOOK_WITHIN_S = 10.0
+"""Longer than a zdbfs that is alive needs to list its folder, unless it waits for the store."""
+
+_LOOK = """
+import os, sys
+try:
+    os.statvfs(sys.argv[1])
+    with os.scandir(sys.argv[1]) as entries:
+        next(entries, None)
+except OSError as error:
+    sys.exit(error.errno)
+"""
+_DEAD = (errno.ENOTCONN, errno.ECONNABORTED, errno.ESTALE)
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MNT_DETACH = 2
@@ -78,14 +98,44 @@ def is_fuse(mount: Mount | None) -> bool:
     return mount is not None and mount.kind.split(".")[0] == "fuse"
 
 
-def detach_fuse(point: Path) -> int:
-    """Take away every FUSE mount that lies uppermost at `point`; returns how many. Raises OSError.
+class Taken(HookdError):
+    """Somebody's file system is mounted there, and is alive."""
+
+
+def lives(point: Path, within_s: float = LOOK_WITHIN_S) -> bool:
+    """Whether what is mounted at `point` answers, be it with an error of its own. Blocks for `within_s`.
+
+    Asked in a process of its own: one that hangs there cannot always be killed, and is left behind.
+    """
+    asker = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _LOOK, str(point)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        return asker.wait(within_s) not in _DEAD
+    except subprocess.TimeoutExpired:
+        asker.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            asker.wait(1)
+        return False
+
+
+def detach_dead(point: Path, within_s: float = LOOK_WITHIN_S) -> int:
+    """Take away every FUSE mount that lies uppermost at `point` and is dead or hangs; returns how many.
 
     Detached: whoever has files open there keeps them until they close them. On a shared mount the
-    host's copy of the mount goes too.
+    host's copy of the mount goes too, and that of every other container on it: so one that is alive
+    stays. Raises Taken for that, OSError.
     """
     count = 0
-    while is_fuse(top(point)):
+    while is_fuse(found := top(point)):
+        if lives(point, within_s):
+            raise Taken(
+                f"{point}: {found.source if found else ''} is mounted there and alive; nothing is mounted"
+                " over it: stop what serves it, or choose another folder (QSFS_MOUNTPOINT)"
+            )
         _umount(str(point))
         count += 1
         if count > 64:

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hookd.container import layout, mounts, zstor_toml
+from hookd.container import backends, layout, mounts, zstor_toml
 from hookd.errors import ConfigError, Exit, UserError
+from hookd.rclone import program
 
 if TYPE_CHECKING:
     from hookd.config import Config
@@ -31,17 +32,20 @@ _ROOM_BYTES = 64 << 20
 
 
 def check(environ: Mapping[str, str]) -> list[str]:
-    """Look at everything; lines worth knowing. Blocking, no network.
+    """Look at everything; lines worth knowing. Blocking; the backends last, for some seconds at most.
 
     Raises UserError for the first thing that is wrong.
     """
     settings = layout.read_settings(environ)
+    found = None
     if layout.stores_in_zstor(environ):
-        zstor_toml.check(layout.ZSTOR_CONFIG, settings.mountpoint)
+        found, _ = zstor_toml.check(layout.ZSTOR_CONFIG, settings.mountpoint)
     check_fuse()
     check_mount()
     make_folders()
     check_hookd(environ)
+    if found is not None:
+        check_logins(found)
     return [*(f"warning: {line}" for line in warnings(settings)), *left()]
 
 
@@ -92,6 +96,17 @@ def make_folders() -> None:
         raise UserError(f"{layout.STATE} cannot be written to", code=Exit.CONFIG)
 
 
+def check_logins(found: zstor_toml.Backends) -> None:
+    """No backend that answers turns zstor away, which it would try again for ever. Raises ConfigError."""
+    if (first := backends.denied(found.logins)) is not None:
+        login, said = first
+        raise ConfigError(
+            str(layout.ZSTOR_CONFIG),
+            f"{login.where}: the backend refuses namespace {login.namespace!r} with the password that is"
+            f" given, or its absence ({said}); correct them",
+        )
+
+
 def check_hookd(environ: Mapping[str, str]) -> None:
     """hookd's own settings are right and keep everything on the volume. Raises ConfigError."""
     from hookd import config
@@ -119,6 +134,9 @@ def check_hookd(environ: Mapping[str, str]) -> None:
             " outlives the container; unset it",
         )
     check_store(loaded, layout.read_settings(environ).mountpoint)
+    if loaded.store.kind == "rclone" and loaded.store.rclone is not None:
+        # the image has none: without it hookd ends at once, again and again
+        program.find(loaded.store.rclone.program, "store.rclone.program", environ.get("PATH"))
 
 
 def check_store(loaded: Config, mountpoint: Path) -> None:

@@ -6,6 +6,7 @@ signals reach it; `wait` is quick about what zinit would ask only every two seco
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -109,10 +110,10 @@ def _begin_anew() -> None:
 def clear(path: Path, say: Callable[[str], None]) -> None:
     """Make the mountpoint ready: no stale mount, a folder, and on it a guard that takes no files.
 
-    Raises UserError.
+    Raises UserError, also where another file system is mounted there that is alive.
     """
     try:
-        if count := mounts.detach_fuse(path):
+        if count := mounts.detach_dead(path):
             say(f"removed {count} stale mount(s) of an earlier zdbfs at {path}")
         path.mkdir(parents=True, exist_ok=True)
         if not mounts.is_guard(mounts.top(path)) and os.listdir(path):
@@ -121,14 +122,19 @@ def clear(path: Path, say: Callable[[str], None]) -> None:
                 " mounted; it is hidden now, and stored nowhere"
             )
         mounts.guard(path)
+    except mounts.Taken as error:
+        raise UserError(str(error), code=Exit.CONFIG) from None
     except OSError as error:
         raise UserError(f"{path} cannot be cleared: {error}", code=Exit.FAILED) from None
 
 
 def give_back(path: Path) -> None:
-    """The mountpoint as it was: no stale mount, no guard. Raises UserError."""
+    """The mountpoint as it was: no stale mount, no guard. One that is alive is not ours, and stays with
+    what lies below it. Raises UserError.
+    """
     try:
-        mounts.detach_fuse(path)
+        with contextlib.suppress(mounts.Taken):
+            mounts.detach_dead(path)
         mounts.unguard(path)
     except OSError as error:
         raise UserError(f"{path} cannot be cleared: {error}", code=Exit.FAILED) from None

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from hookd.container.zinit import Status, ZinitError
+from hookd.container.zinit import LOST, Status, ZinitError
 from hookd.errors import Exit
 
 LOOK_EVERY_S = 0.1
@@ -29,6 +29,13 @@ ZSTOR_LIMIT_S = 10.0
 HOOKD_START_LIMIT_S = 60.0
 DRAIN_ATTEMPTS = 3
 """Drains begun anew when hookd was killed in one."""
+UNSERVED_LIMIT_S = 5.0
+"""For a zdb that has never answered: it waits in its first hook, and nobody has written to it."""
+
+
+def is_refused(status: Status) -> bool:
+    """Whether it has ended over its configuration, as it will each time it is started."""
+    return status.pid == 0 and status.exit_code in (Exit.USAGE, Exit.CONFIG)
 
 
 class Services(Protocol):
@@ -53,12 +60,14 @@ class Stop:
         unmount: Callable[[], None],
         hurried: Callable[[], bool],
         unwritten: Callable[[], str],
+        served: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`limit_s`: seconds that zdbfs, and then zdb, have; `is_ready`: whether hookd takes events;
         `unmount` takes away what a killed zdbfs left; `hurried`: whether a second signal has come;
-        `unwritten`: a line about what zdbfs could not write, empty if it wrote all (`flush`).
+        `unwritten`: a line about what zdbfs could not write, empty if it wrote all (`flush`);
+        `served`: whether zdb has ever answered.
         """
         self._zinit = zinit
         self._say = say
@@ -67,6 +76,7 @@ class Stop:
         self._unmount = unmount
         self._hurried = hurried
         self._unwritten = unwritten
+        self._served = served
         self._clock = clock
         self._sleep = sleep
         self._unsure: set[str] = set()
@@ -86,7 +96,7 @@ class Stop:
         if not flushed:
             self._say(
                 "zdbfs was killed before it had written all it held to zdb: what was written or changed"
-                " in the last moments before the stop may be missing or incomplete"
+                " in its last moments may be missing or incomplete"
             )
         if not closed:
             self._say(
@@ -96,8 +106,12 @@ class Stop:
         return code if flushed and closed and not line else code or Exit.TEMPFAIL
 
     def _end(self, service: str, limit_s: float, what: str = "") -> bool:
-        """Stop and wait; kill it when the limit is over. Whether it ended by itself, or did not run."""
+        """Stop and wait; kill it when the limit is over. Whether it ended by itself, or held nothing."""
         before = self._status(service)
+        # `Running` is zinit's word for one whose test has passed
+        if service == "zdb" and before and before.state == "Spawned" and not self._served():
+            self._end_unserved(service)
+            return True
         self._stop(service)
         last = self._gone(service, limit_s, what or f"{service} to end")
         if last is None:
@@ -105,36 +119,55 @@ class Stop:
             self._try(lambda: self._zinit.kill(service, "SIGKILL"))
             self._gone(service, AFTER_KILL_S, f"{service} to end")
             return False
-        ran = before is None or before.pid != 0
+        if last.state == LOST:
+            self._say(f"{service} is not there any more, and how it ended nobody knows")
+            return False
+        # Whether it ran a moment ago or at the stop signal: what it held is gone with it.
         # SIGTERM: it was not the program yet, which has a handler for that
-        return not (ran and last.signal not in (None, "SIGTERM"))
+        return last.signal in (None, "SIGTERM")
+
+    def _end_unserved(self, service: str) -> None:
+        self._stop(service)
+        if self._gone(service, UNSERVED_LIMIT_S, f"{service} to end") is None:
+            self._try(lambda: self._zinit.kill(service, "SIGKILL"))
+            self._gone(service, AFTER_KILL_S, f"{service} to end")
 
     def _drain(self) -> int:
         """Have hookd store what is left; its exit code, or SOFTWARE where it never gave one."""
         for attempt in range(DRAIN_ATTEMPTS):
+            ran = True
             if attempt:
                 self._say("hookd ended in the middle of its drain: once more")
             status = self._status("hookd")
             if (status is not None and status.pid == 0) or not self._is_ready():
                 # between two lives: what zdb just announced is in the spool, and has to be stored
                 self._try(lambda: self._zinit.start("hookd"))
-                self._ready(HOOKD_START_LIMIT_S)
+                if not self._ready(HOOKD_START_LIMIT_S):
+                    status = self._status("hookd")
+                    ran = status is None or status.pid != 0
             self._stop("hookd")
             last = self._gone("hookd", None, "hookd to store what is left")
             code = last.exit_code if last is not None else None
-            if code in (Exit.OK, Exit.TEMPFAIL):
+            if ran and code in (Exit.OK, Exit.TEMPFAIL):
                 return code
             if self._hurried():
                 return Exit.TEMPFAIL
-            if code in (Exit.CONFIG, Exit.NOPERM):
+            if code in (Exit.CONFIG, Exit.NOPERM, Exit.USAGE):
                 return code
+            if not ran:  # what it waits for (zstor) does not come; a code is that of an earlier one
+                break
         self._say("hookd could not finish; what is left is stored after the next start")
         return Exit.SOFTWARE
 
-    def _ready(self, limit_s: float) -> None:
+    def _ready(self, limit_s: float) -> bool:
+        """Wait until hookd takes events; whether it does. One that its configuration ends never will."""
         ends = self._clock() + limit_s
-        while not self._is_ready() and not self._hurried() and self._clock() < ends:
+        while not self._is_ready():
+            status = self._status("hookd")
+            if self._hurried() or self._clock() >= ends or (status and is_refused(status)):
+                return False
             self._sleep(LOOK_EVERY_S)
+        return True
 
     def _gone(self, service: str, limit_s: float | None, what: str) -> Status | None:
         """Wait until no process of it runs; how it ended, or None when the limit is over."""

@@ -1,8 +1,8 @@
 """Between the stop and zinit: zinit is asked while it lives and answers, then the kernel is.
 
-zinit can be killed, or hang. Its services live on then, as children of this container's PID 1, and still
-have to be stopped one after the other: what zdbfs holds and what hookd has not stored does not care who
-supervises it. They are found by what they write to, `layout.LOGS`/SERVICE, which nothing else does.
+zinit can be killed, or hang. Its services live on then, as children of the process that started it, and
+still have to be stopped one after the other: what zdbfs holds and what hookd has not stored does not care
+who supervises it. They are found by what they write to, `layout.LOGS`/SERVICE, which nothing else does.
 
     zinit lives and answers     zinit's word
     lives, does not answer      a process that the kernel shows is running; one that it does not show may
@@ -19,10 +19,11 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from hookd.container import layout
-from hookd.container.zinit import Status, ZinitError, ZinitSilent
+from hookd.container.zinit import LOST, Status, ZinitError, ZinitSilent
 
 SILENT_LIMIT_S = 30.0
 """Longer than a machine that swaps keeps zinit from an answer."""
@@ -50,12 +51,14 @@ class Supervisor:
         find: Callable[[str], int],
         spawn: Callable[[str], None],
         ended: Mapping[int, int],
+        seen: Mapping[str, int] = MappingProxyType({}),
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`lives`: whether zinit does; `end` kills it, and returns when it has ended; `find`: the pid of
         a service, 0 if none; `spawn` starts one without zinit; `ended`: pid → exit code, negative for a
-        signal, of those that ended as children of this process.
+        signal, of those that ended as children of this process; `seen`: service → its pid when zinit was
+        asked last, 0 for none.
         """
         self._zinit = zinit
         self._lives = lives
@@ -66,7 +69,7 @@ class Supervisor:
         self._say = say
         self._clock = clock
         self._silent_since: float | None = None
-        self._pids: dict[str, int] = {}
+        self._pids = {service: pid for service, pid in seen.items() if pid}
         self._told: set[str] = set()
         """Told to stop since zinit's death."""
 
@@ -84,12 +87,13 @@ class Supervisor:
                 self._silent_since = None
                 if status.pid:
                     self._pids[service] = status.pid
+                else:
+                    self._pids.pop(service, None)
                 return status
         if pid := self._find(service):
             self._pids[service] = pid
             return Status(pid=pid, state="Running", wanted=service not in self._told)
-        code = self._ended.get(self._pids.get(service, 0))
-        return Status(pid=0, state=_state(self._pids.get(service, 0), code), wanted=False)
+        return Status(pid=0, state=_state(self._pids.get(service, 0), self._ended), wanted=False)
 
     def start(self, service: str) -> None:
         """Start it unless it runs."""
@@ -202,10 +206,10 @@ def unblock() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _state(pid: int, code: int | None) -> str:
-    """As zinit writes it."""
-    if code is None:
-        return "Unknown"
+def _state(pid: int, ended: Mapping[int, int]) -> str:
+    """As zinit writes it; LOST for one that ran, and of whose end nobody knows."""
+    if (code := ended.get(pid)) is None:
+        return LOST if pid else "Unknown"
     if code < 0:
         return f"Error(Signaled(Pid({pid}), {signal.Signals(-code).name}, false))"
     return f"Error(Exited(Pid({pid}), {code}))" if code else "Success"

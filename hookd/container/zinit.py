@@ -13,6 +13,8 @@ from hookd.container.layout import ZINIT_SOCKET
 from hookd.errors import HookdError
 
 ANSWER_WITHIN_S = 5.0
+LOST = "Lost"
+"""State of a service that ran when zinit died, and is nowhere now. zinit itself has none like it."""
 
 _SIGNALED = re.compile(r"Error\(Signaled\(Pid\(-?\d+\), (\w+),")
 _ENDED = re.compile(r"Error\(Exited\(Pid\(-?\d+\), (-?\d+)\)\)")

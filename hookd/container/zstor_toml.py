@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,24 @@ METADATA_BACKENDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """How zstor opens one backend's namespace."""
+
+    where: str
+    """For the admin: the backend's place in the file."""
+    address: tuple[str, int]
+    namespace: str
+    password: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backends:
     """Where zstor's data and metadata are: (host, port), each once."""
 
     data: tuple[tuple[str, int], ...]
     meta: tuple[tuple[str, int], ...]
+    logins: tuple[Login, ...] = ()
+    """Of all of them, one for each that the file lists."""
 
 
 def check(path: Path, mountpoint: Path) -> tuple[Backends, tuple[str, ...]]:
@@ -151,7 +164,7 @@ def _check_key(path: Path, name: str, key: object) -> None:
 
 
 def _backends(path: Path, table: dict[str, Any]) -> Backends:
-    meta = list(_addresses(path, "meta.config.backends", table["meta"]["config"].get("backends")))
+    meta = list(_logins(path, "meta.config.backends", table["meta"]["config"].get("backends")))
     if len(meta) != METADATA_BACKENDS:
         raise ConfigError(
             str(path), f"[[meta.config.backends]]: {len(meta)} are there, zstor needs exactly 4"
@@ -159,20 +172,24 @@ def _backends(path: Path, table: dict[str, Any]) -> Backends:
     groups = table.get("groups")
     if not isinstance(groups, list) or not groups:
         raise ConfigError(str(path), "[[groups]] with [[groups.backends]] is needed")
-    data: list[tuple[str, int]] = []
+    data: list[Login] = []
     for group in groups:
         inner = group.get("backends") if isinstance(group, dict) else None
-        data += _addresses(path, "groups.backends", inner)
+        data += _logins(path, "groups.backends", inner)
     if len(data) < table["expected_shards"]:
         raise ConfigError(
             str(path),
             f"expected_shards = {table['expected_shards']}, but there are only {len(data)}"
             " [[groups.backends]]",
         )
-    return Backends(data=tuple(dict.fromkeys(data)), meta=tuple(dict.fromkeys(meta)))
+    return Backends(
+        data=tuple(dict.fromkeys(login.address for login in data)),
+        meta=tuple(dict.fromkeys(login.address for login in meta)),
+        logins=(*meta, *data),
+    )
 
 
-def _addresses(path: Path, name: str, backends: object) -> Iterator[tuple[str, int]]:
+def _logins(path: Path, name: str, backends: object) -> Iterator[Login]:
     if not isinstance(backends, list):
         raise ConfigError(str(path), f"[[{name}]] is needed")
     for number, backend in enumerate(backends, start=1):
@@ -181,7 +198,15 @@ def _addresses(path: Path, name: str, backends: object) -> Iterator[tuple[str, i
             raise ConfigError(str(path), f"{where} has no address")
         if not isinstance(backend.get("namespace"), str):
             raise ConfigError(str(path), f"{where} has no namespace")
-        yield _address(path, where, backend["address"])
+        password = backend.get("password")
+        if password is not None and not isinstance(password, str):
+            raise ConfigError(str(path), f"{where}: password is no text (not shown)")
+        yield Login(
+            where=f"{where} ({backend['address']})",
+            address=_address(path, where, backend["address"]),
+            namespace=backend["namespace"],
+            password=password,
+        )
 
 
 def _address(path: Path, where: str, text: str) -> tuple[str, int]:

@@ -28,6 +28,19 @@ def test_twice_in_the_writes(world: World, program: str) -> None:
     world.whole()
 
 
+def test_zdbfs_just_before_the_stop(world: World) -> None:
+    """What it had in memory is lost, and zinit has not started it again: the stop does not say 0."""
+    qsfs = world.qsfs.start()
+    world.put(1)
+    qsfs.run("hookd checkpoint")
+    qsfs.kill_service("zdbfs ")
+    qsfs.until_log("zdbfs has died (SIGKILL): what it held")
+    assert qsfs.stop() == Exit.TEMPFAIL
+    assert "may be missing or incomplete" in qsfs.log()
+    assert "drained: nothing is left" in qsfs.log()
+    assert world.again().stop() == 0
+
+
 def test_hookd_just_before_the_stop(world: World) -> None:
     """zinit would take it for ended, and end without a drain."""
     qsfs = world.qsfs.start()
@@ -57,9 +70,10 @@ def test_what_is_written_to(world: World, program: str) -> None:
     world.whole()
 
 
-def test_zinit(world: World) -> None:
+@pytest.mark.parametrize("options", [(), ("--init",)], ids=["PID 1", "below tini"])
+def test_zinit(world: World, options: tuple[str, ...]) -> None:
     """Its services outlive it, and are stopped in order: nothing is lost, the exit code tells it."""
-    qsfs = world.qsfs.start()
+    qsfs = world.qsfs = world.other(*options).start()
     world.put()
     qsfs.kill_service("zinit ")
     assert qsfs.wait() == Exit.SOFTWARE

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hookd.errors import Exit
 from tests.docker.backends import Backends
 from tests.docker.container import Container, Content, Docker, detach
 from tests.docker.world import mounted
@@ -167,3 +168,24 @@ def test_killed_at_the_mount_itself(
     assert "still has the read-only guard" not in qsfs.log().partition("stopped;")[2]
     assert qsfs.stop() == 0
     assert guards() == 0
+
+
+def test_another_one_at_the_same_folder(docker: Docker, tmp_path: Path, shared: Path) -> None:
+    """It is refused in one line, and the mount of the first one stays where it is."""
+    first, second = Backends(tmp_path / "one"), Backends(tmp_path / "two")
+    with first, second:
+        for each in (first, second):
+            each.config.write_text(each.config.read_text().replace('"/mnt"', '"/mnt/fs"'))
+        options = [*bind(shared), *mounted(first, docker.volume())]
+        qsfs = docker.container(*options, mountpoint="/mnt/fs").start()
+        content = Content()
+        content.put(qsfs, "inside", 5 * MIB)
+        options = [*bind(shared), *mounted(second, docker.volume())]
+        other = docker.container(*options, mountpoint="/mnt/fs").start(mounted=False)
+        assert other.wait() == Exit.CONFIG
+        assert "/mnt/fs: zdbfs is mounted there and alive" in other.log()
+        assert on_the_host(shared / "fs") == content.expected
+        content.put(qsfs, "after", 5 * MIB)
+        assert qsfs.hashes() == content.expected
+        assert qsfs.stop() == 0
+        assert (guards(), is_mounted(shared / "fs")) == (0, False)

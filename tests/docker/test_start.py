@@ -67,6 +67,29 @@ def test_wrong_configuration(
     refused(container, "/data/zstor.toml", *words, code=Exit.CONFIG)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (f'"{PASSWORD}"', '"another-one"', "Access denied"),
+        ('namespace = "data"', 'namespace = "typo"', "Namespace not found"),
+    ],
+)
+def test_a_backend_that_turns_zstor_away(
+    docker: Docker, backends: Backends, volume: str, old: str, new: str, said: str
+) -> None:
+    text = backends.config.read_text()
+    assert old in text
+    backends.config.write_text(text.replace(old, new, 1))
+    container = docker.container(*mounted(backends, volume))
+    refused(container, "/data/zstor.toml", "number 1 (127.0.0.1:", said, code=Exit.CONFIG)
+
+
+def test_rclone_is_not_in_the_image(docker: Docker, volume: str) -> None:
+    options = ["-e", "HOOKD_STORE__KIND=rclone", "-e", "HOOKD_STORE__RCLONE__REMOTE=grid:zdb"]
+    container = docker.container(*options, "-v", f"{volume}:/data")
+    refused(container, "store.rclone.program", "install rclone", code=Exit.CONFIG)
+
+
 def test_no_fuse(docker: Docker, backends: Backends, volume: str) -> None:
     container = docker.container("--cap-add", "SYS_ADMIN", *mounted(backends, volume), rights=False)
     refused(container, "/dev/fuse", "--device /dev/fuse", code=Exit.NOPERM)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from hookd.cli import main
-from hookd.container import mounts
+from hookd.container import mounts, services
+from hookd.errors import Exit, UserError
 
 TABLE = """\
 22 1 0:20 / / rw,relatime - overlay overlay rw
@@ -54,7 +55,7 @@ def test_a_guarded_folder_takes_no_files(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="Read-only"):
             (point / "file").write_bytes(b"lost")
         assert not mounts.guard(point)
-        assert mounts.detach_fuse(point) == 0
+        assert mounts.detach_dead(point) == 0
         assert mounts.is_guard(mounts.top(point))
     finally:
         assert mounts.unguard(point) == 1
@@ -107,6 +108,69 @@ def test_the_verb(may_mount: None, tmp_path: Path, capsys: pytest.CaptureFixture
     for _ in range(2):
         assert main(["guard", str(point), "--remove"]) == 0
     assert (point / "file").read_bytes() == b"outside"
+
+
+class Stack:
+    """FUSE mounts at one folder, the uppermost last: `alive`, `dead`, `hangs`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *layers: str) -> None:
+        self.layers = list(layers)
+        monkeypatch.setattr(mounts, "top", lambda _: self.top())
+        monkeypatch.setattr(mounts, "_umount", lambda _: self.layers.pop())
+        looks = {
+            "alive": "pass",
+            "refuses": "import sys; sys.exit(13)",
+            "dead": "import sys; sys.exit(107)",
+            "hangs": "import time; time.sleep(60)",
+        }
+        real = mounts.lives
+
+        def lives(point: Path, within_s: float) -> bool:
+            monkeypatch.setattr(mounts, "_LOOK", looks[self.layers[-1]])
+            return real(point, 3 if self.layers[-1] != "hangs" else 0.1)
+
+        monkeypatch.setattr(mounts, "lives", lives)
+
+    def top(self) -> mounts.Mount | None:
+        return mounts.mounts(TABLE)[2] if self.layers else None
+
+
+def test_what_lives() -> None:
+    assert mounts.lives(Path("/"))
+    assert mounts.lives(Path("/nowhere"))  # an answer, too
+
+
+@pytest.mark.parametrize(
+    ("layers", "left"),
+    [
+        (["dead"], []),
+        (["hangs", "dead"], []),
+        (["alive"], ["alive"]),
+        (["refuses"], ["refuses"]),
+        (["alive", "dead"], ["alive"]),
+        (["dead", "alive"], ["dead", "alive"]),
+    ],
+)
+def test_only_what_is_dead_is_taken_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layers: list[str], left: list[str]
+) -> None:
+    """What another container serves there is refused in one line, before anything is changed; at the end
+    only one's own is given back.
+    """
+    stack = Stack(monkeypatch, *layers)
+    guarded: list[Path] = []
+    monkeypatch.setattr(mounts, "guard", guarded.append)
+    if left:
+        with pytest.raises(UserError, match="is mounted there and alive") as caught:
+            services.clear(tmp_path, print)
+        assert caught.value.code == Exit.CONFIG
+        assert "\n" not in str(caught.value)
+    else:
+        services.clear(tmp_path, print)
+    assert (stack.layers, guarded) == (left, [] if left else [tmp_path])
+    stack.layers = list(layers)
+    services.give_back(tmp_path)
+    assert stack.layers == left
 
 
 SHARED = """\

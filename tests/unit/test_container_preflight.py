@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from hookd.container import backends, layout, mounts, preflight
+from hookd.container.zstor_toml import Backends, Login
 from hookd.errors import ConfigError, Exit, UserError
+from tests.fakes.zdb_server import FakeZdbServer, Space
 
 ROOTFS = Path(__file__).parents[2] / "rootfs"
 
@@ -68,12 +70,76 @@ def test_backends_away(unused_port: int) -> None:
     assert backends.away([]) == {}
 
 
+def login(server: FakeZdbServer, namespace: str, password: str | None) -> Login:
+    port = int(server.id.rpartition(":")[2])
+    return Login(
+        where="[[groups.backends]] number 2",
+        address=("127.0.0.1", port),
+        namespace=namespace,
+        password=password,
+    )
+
+
+@pytest.mark.parametrize(
+    ("namespace", "password", "said"),
+    [
+        ("data", "s3cret-1", None),
+        ("open", None, None),
+        ("open", "needless", None),
+        ("data", "wr0ng-one", "Access denied"),
+        ("data", None, "Access denied"),
+        ("typo", "s3cret-1", "Namespace not found"),
+    ],
+)
+def test_a_backend_that_turns_zstor_away(
+    unused_port: int, namespace: str, password: str | None, said: str | None
+) -> None:
+    """One line that names it, without a secret; one that is away, or mute, is waited for later."""
+    with FakeZdbServer() as server:
+        server.spaces |= {"data": Space(password="s3cret-1"), "open": Space()}
+        away = Login(where="x", address=("127.0.0.1", unused_port), namespace="n", password="p")
+        found = Backends(data=(), meta=(), logins=(away, login(server, namespace, password)))
+        if said is None:
+            preflight.check_logins(found)
+            return
+        with pytest.raises(ConfigError, match=re.escape("[[groups.backends]] number 2")) as caught:
+            preflight.check_logins(found)
+    text = str(caught.value)
+    assert said in text
+    assert repr(namespace) in text
+    assert "\n" not in text and "s3cret-1" not in text and "wr0ng-one" not in text
+    assert "wr0ng-one" not in repr(found)
+
+
+def test_a_backend_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "CONNECT_WITHIN_S", 0.1)
+    with FakeZdbServer() as server:
+        server.mute = True
+        assert backends.denied([login(server, "data", None)]) is None
+
+
+def test_rclone_that_is_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the image: hookd would end over it again and again."""
+    found = mounts.mounts(TABLE)
+    monkeypatch.setattr(mounts, "mounts", lambda table=None: found)
+    environ = store_at(here, Path("/store/zdb"), "rclone")
+    preflight.check_hookd({**environ, "PATH": str(here / "bin")})
+    with pytest.raises(
+        ConfigError, match=r"store\.rclone\.program.* 'rclone' is no program on PATH"
+    ):
+        preflight.check_hookd({**environ, "PATH": str(here)})
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The container's folders, elsewhere; its configuration file as it ships."""
     for name in ("data", "index", "hookd/spool"):
         (tmp_path / name).mkdir(parents=True)
     text = (ROOTFS / "etc/hookd/hookd.toml").read_text()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/rclone").write_text("")
+    (tmp_path / "bin/rclone").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "hookd.toml").write_text(text.replace('"/data', f'"{tmp_path}'))
     for name, value in vars(layout).items():
         if isinstance(value, Path) and value.is_relative_to("/data"):

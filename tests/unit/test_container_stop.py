@@ -31,6 +31,10 @@ class Service:
     """That ends it, whatever `code` is."""
     ends_at: float | None = None
     starts_at: float | None = None
+    starts: bool = True
+    """False for one that waits for another."""
+    tested: bool = True
+    """Whether its test has passed."""
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Zinit:
     said: list[str] = field(default_factory=list)
     unwritten: str = ""
     """What zdbfs's log says once it has ended."""
+    served: bool = True
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -58,6 +63,7 @@ class Zinit:
             if (
                 not each.up
                 and each.wanted
+                and each.starts
                 and each.starts_at is not None
                 and self.now >= each.starts_at
             ):
@@ -75,7 +81,7 @@ class Zinit:
         if each.signal:
             state = f"Error(Signaled(Pid(7), {each.signal}, false))"
         if each.up:
-            state = "Running"
+            state = "Running" if each.tested else "Spawned"
         return Status(pid=7 if each.up else 0, state=state, wanted=each.wanted)
 
     def start(self, service: str) -> None:
@@ -106,6 +112,7 @@ class Zinit:
             is_ready=lambda: self.services["hookd"].up,
             unmount=lambda: self.events.append("unmount"),
             hurried=lambda: self.signals > 1,
+            served=lambda: self.served,
             unwritten=lambda: self.unwritten if not self.services["fs"].up else "",
             clock=lambda: self.now,
             sleep=self.sleep,
@@ -221,11 +228,34 @@ def test_one_that_the_stop_signal_ends_has_not_begun() -> None:
     assert zinit.run() == Exit.OK
 
 
-def test_one_that_was_killed_before_the_stop_is_another_matter() -> None:
-    """It is started again, or stays down: the stop has cut nothing short."""
+@pytest.mark.parametrize("killed", ["fs", "zdb"])
+def test_one_that_was_killed_just_before_the_stop(killed: str) -> None:
+    """zinit has not started it again yet: what it held is gone all the same, and nobody else says so."""
     zinit = Zinit()
-    zinit.services["fs"].up, zinit.services["fs"].signal = False, "SIGKILL"
-    assert zinit.run() == Exit.OK
+    zinit.services[killed].up, zinit.services[killed].signal = False, "SIGKILL"
+    assert zinit.run() == Exit.TEMPFAIL
+    assert "was killed" in zinit.said[-1]
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_zdb_that_waits_in_its_first_hook(served: bool) -> None:
+    """Nobody has written to it, so it is not waited for; one that has served before is."""
+    zinit = Zinit(served=served)
+    zinit.services["zdb"].takes_s, zinit.services["zdb"].tested = 1e9, False
+    assert zinit.run(limit_s=300) == (Exit.TEMPFAIL if served else Exit.OK)
+    assert "zdb SIGKILL" in zinit.events
+    assert (zinit.now > 300) == served
+    assert zinit.events[-4:] == ORDER[-4:]
+
+
+@pytest.mark.parametrize("code", [Exit.OK, Exit.CONFIG, Exit.USAGE])
+def test_a_hookd_that_never_comes_up_is_tried_once(code: Exit) -> None:
+    """Its zstor does not start, say; one that its configuration ends is not waited for at all."""
+    zinit = Zinit()
+    zinit.services["hookd"] = Service(up=False, wanted=False, code=code, starts=False)
+    assert zinit.run() == (code or Exit.SOFTWARE)  # 0 is that of an earlier one
+    assert zinit.now < (20 if code else HOOKD_START_LIMIT_S + 20)
+    assert zinit.events[-2:] == ["zstor stops", "zstor ends"]
 
 
 def test_a_second_signal_in_the_flush() -> None:

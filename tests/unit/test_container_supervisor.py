@@ -74,6 +74,7 @@ class World:
         self.ends = 0
         self.now = 0.0
         self.codes: dict[str, int] = {}
+        self.seen: dict[str, int] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
         for name in CHAIN:
             os.mkfifo(self.logs / name)
@@ -117,6 +118,7 @@ class World:
             find=self.find,
             spawn=self.spawn,
             ended=self.ended,
+            seen=self.seen,
             say=self.said.append,
             clock=lambda: self.now,
         )
@@ -189,6 +191,23 @@ def test_dead_zinit_and_no_hookd(world: World) -> None:
             world.spawn(name)
     assert world.stop() == Exit.OK
     assert without_runs(world) == ORDER
+
+
+@pytest.mark.parametrize("lost", ["fs", "zdb"])
+def test_dead_zinit_and_one_that_is_nowhere(world: World, lost: str) -> None:
+    """It ran, and how it ended nobody knows: the stop says so, and does not say that all is stored."""
+    for name in CHAIN:
+        if name != lost:
+            world.spawn(name)
+    world.seen[lost] = 1 << 30
+    assert world.stop() == Exit.TEMPFAIL
+    assert without_runs(world) == [line for line in ORDER if not line.startswith(f"{lost} ")]
+    assert f"{lost} is not there any more, and how it ended nobody knows" in world.said
+
+
+def test_one_that_zinit_knew_to_be_down_is_not_lost(world: World) -> None:
+    world.seen["fs"] = 0
+    assert world.supervisor().status("fs").state == "Unknown"
 
 
 def test_dead_zinit_and_a_zdbfs_that_hangs(world: World) -> None:
@@ -276,3 +295,24 @@ def test_a_service_file_without_a_command() -> None:
         supervisor.command_of("test: true\n")
     with pytest.raises(ZinitError, match="cannot be started"):
         supervisor.spawn("no-such-service", {})
+
+
+ORPHAN = """
+import os, subprocess, sys
+from hookd.container import init
+init._adopt_orphans()
+code = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=-3).pid, flush=True)"
+orphan = int(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE).stdout)
+with open(f"/proc/{orphan}/stat") as file:
+    parent = int(file.read().rpartition(")")[2].split()[1])
+os.kill(orphan, 9)
+print(parent == os.getpid(), os.waitpid(orphan, 0)[1])
+"""
+
+
+def test_services_of_a_dead_zinit_are_ours_without_being_pid_1() -> None:
+    """As with `docker run --init`: what zinit leaves comes to us, not to the init above."""
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHAN], capture_output=True, text=True, check=True, timeout=WITHIN_S
+    )
+    assert done.stdout.split() == ["True", "9"]
