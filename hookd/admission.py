@@ -32,7 +32,7 @@ from hookd.event import HOOKS, Event, IndexJumped, UnknownHook, parse
 from hookd.files import FileKey, Roots
 from hookd.journal import EventRow, Job, Journal, Outcome
 from hookd.log import get
-from hookd.needs import points_to
+from hookd.needs import no_further, points_to
 from hookd.policy import Action, Plan, Rules, Want, plan
 from hookd.snapshot import Snapshot, Staging
 from hookd.turns import Turns
@@ -352,6 +352,9 @@ class Admission:
                 for want in todo.wants
                 if not (want.optional and lengths[want.key] is None)
             ]
+            for job in jobs:
+                if job.needs is not None:
+                    job.needs = no_further(self._roots, job)
             return Answer(1 if waits else 0, f"no snapshot: {error}"), jobs
 
     def _freeze_now(

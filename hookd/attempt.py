@@ -35,10 +35,12 @@ from hookd.fence import Fenced
 from hookd.files import FileKey, Kind, Roots, data_key, index_key
 from hookd.journal import Job, Journal, LedgerEntry
 from hookd.log import get
+from hookd.needs import say_lost
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging, hash_live
 from hookd.source import Postponed, Sources, is_blank
 from hookd.stores.base import Remote, Store
+from hookd.succession import NO_ROOM
 
 log = get("attempt")
 
@@ -74,18 +76,22 @@ class Attempts:
         time_limit_s: Callable[[int], float],
         held: Callable[[str], str | None],
         guard: Callable[[], Awaitable[None]],
+        forsaken: Callable[[Job], bool] = lambda job: False,
     ) -> None:
         """`time_limit_s` says how long a file of so many bytes may take; `held` tells why a namespace
-        takes no stores; `guard` raises while nothing may be stored (`Fence`). The scheduler is asked, and
+        takes no stores; `guard` raises while nothing may be stored (`Fence`); `forsaken` tells whether a
+        job may not store what it froze any more. The scheduler is asked, and
         told only what was checked.
         """
         self._journal = journal
         self._scheduler = scheduler
+        self._roots = roots
         self._store_to = store
         self._staging = staging
         self._time_limit_s = time_limit_s
         self._held = held
         self._guard = guard
+        self._forsaken = forsaken
         self._sources = Sources(
             journal=journal,
             scheduler=scheduler,
@@ -153,6 +159,8 @@ class Attempts:
             if 0 < here < there:
                 detail = f"{newest.name} has {here} bytes here, but {there} are stored already"
                 raise Conflict("store", job.key, detail)
+            if 0 < there < job.needs_bytes:  # sealed, or it would not have come here
+                say_lost(self._roots.path(newest), there, job.needs_bytes)
         behind = [
             key
             for key, remote_bytes in self._scheduler.unchecked(job)
@@ -198,6 +206,9 @@ class Attempts:
                     elif unannounced:
                         await refuse_public(job.key, source, to, private)
                     await self._guard()  # reading took a while: is the store still ours?
+                # perhaps since it has begun: the guard saw that the store has later files
+                if self._forsaken(job):
+                    raise Postponed
                 # perhaps since the guard has looked; a snapshot made before is of good files
                 if job.staged is None and (reason := self._held(job.key.namespace)):
                     raise NamespaceHeld("store", job.key, reason)
@@ -311,7 +322,7 @@ def _classified(job: Job, error: Exception) -> StoreError:
         return StorePermanent("read", job.key, error.reason)
     if isinstance(error, NoRoom):
         failure = StoreTemporary("freeze", job.key, str(error))
-        failure.error_class = "no-room"
+        failure.error_class = NO_ROOM
         return failure
     if not isinstance(error, OSError):
         # A fault of ours in one file must not take the others down with it.

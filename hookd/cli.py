@@ -96,6 +96,8 @@ def _mount(arguments: argparse.Namespace) -> int:
     # (`Life.run`). The image blocks them before this (`env --block-signal`), so the others unblock them.
     how = signal.SIG_BLOCK if arguments.action == "run" else signal.SIG_UNBLOCK
     signal.pthread_sigmask(how, (signal.SIGTERM, signal.SIGINT))
+    if arguments.action != "run":
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     from hookd import config, log
 
     loaded = config.load_mount(arguments.config, os.environ)

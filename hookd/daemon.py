@@ -20,7 +20,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from hookd import activation, housekeeping, stop_report, zdb
+from hookd import activation, descriptors, housekeeping, stop_report, zdb
 from hookd.admin.server import AdminServer
 from hookd.config import Config
 from hookd.drain import Drain, Progress, Verdict
@@ -359,7 +359,10 @@ class Daemon:
             return []
 
     async def _shims_alive(self) -> int:
-        return await anyio.to_thread.run_sync(zdb.shims_alive, self._config.hook.socket)
+        try:
+            return await anyio.to_thread.run_sync(zdb.shims_alive, self._config.hook.socket)
+        except OSError:  # nobody can tell
+            return 1
 
     async def _holds_changed(self) -> None:
         """A survey replaced the finding: what was held and is not any more may be stored again."""
@@ -373,6 +376,7 @@ class Daemon:
 def serve(config: Config, signals: Signals | None = None) -> Exit:
     """Run the daemon in this process until it ends; `signals` has what came before."""
     signals = signals or Signals()
+    descriptors.raise_limit()
 
     def announce(line: str) -> None:
         print(f"hookd: {line}", file=sys.stderr, flush=True)
@@ -381,8 +385,9 @@ def serve(config: Config, signals: Signals | None = None) -> Exit:
     hook = activation.hook_socket(os.environ, config.hook.socket)
 
     async def main() -> Exit:
-        found = Daemon(config, announce=announce, signals=signals, notify=notify, hook=hook)
-        return await found.run()
+        return await Daemon(
+            config, announce=announce, signals=signals, notify=notify, hook=hook
+        ).run()
 
     code = anyio.run(main)
     if any(

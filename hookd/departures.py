@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+import os
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,9 @@ from hookd.errors import JournalError
 from hookd.files import FileKey, Kind, Roots
 from hookd.journal import Job, JobState, Journal
 from hookd.log import get
+from hookd.needs import no_further, points_to
 from hookd.scheduler import Scheduler
+from hookd.skips import Skips
 from hookd.snapshot import Staging
 
 log = get("dispatcher")
@@ -64,6 +67,9 @@ class Departures:
         self._tasks: set[asyncio.Future[None]] = set()
         self._disowned: dict[int, Disowned] = {}
         """Running jobs whose namespace was deleted."""
+        self._forsaken: set[int] = set()
+        """Jobs whose copies are kept for a person: not stored, and moved to `orphaned/`."""
+        self.skips = Skips(journal, roots)
         self._leaving: dict[int, Job] = {}
         """Jobs that have left the line while their rows are open still: a restart brings them back."""
 
@@ -113,24 +119,44 @@ class Departures:
         """What was read later than `job` is stored: it leaves."""
         self._scheduler.finished(job)
         self._superseded(1)
-        self._leaving[job.id] = job
-        await self._journal.move([job.id], JobState.SUPERSEDED, "a newer one was stored")
-        self._leaving.pop(job.id, None)
-        await self.drop_snapshot(job)
+        await self._leaves(job, JobState.SUPERSEDED, "a newer one was stored")
 
     async def drop_snapshot(self, job: Job) -> None:
         """Its row does not need it any more."""
-        if job.staged is not None:
+        if job.staged is not None and job.id in self._forsaken:
+            await anyio.to_thread.run_sync(self._staging.keep, job.staged)
+            self._forsaken.discard(job.id)
+        elif job.staged is not None:
             await anyio.to_thread.run_sync(self._staging.remove, [job.staged])
 
     # -- somebody gave it up -------------------------------------------------------------------
 
     async def withdraw(self, job: Job, reason: str) -> None:
         """Somebody gave the job up for `reason`; the row says so."""
-        if job.state is JobState.RUNNING:
+        mark = await self.skips.mark(job.key)
+        if job.state is JobState.RUNNING or self._scheduler.get(job.id) is not job:
             return
         self._scheduler.give_up(job.key)
-        await self.give_up(job, reason)
+        job.state = JobState.WITHDRAWN
+        self._scheduler.finished(job)
+        log.warning("withdrawn", file=str(job.key), reason=reason)
+        try:
+            if not self._scheduler.covers(job.key):  # else a later snapshot of it is stored
+                await self.skips.add(job.key, mark)
+        finally:
+            await self._leaves(job, JobState.WITHDRAWN, reason)
+            self._wake()
+
+    def owed_again(self, keys: Iterable[FileKey]) -> None:
+        """They are in line, or nobody's any more: whatever was decided about them is over."""
+        if gone := [key for key in keys if key in self.skips]:
+            self._soon(self._drop_soon(gone))
+
+    async def _drop_soon(self, keys: list[FileKey]) -> None:
+        with contextlib.suppress(
+            JournalError
+        ):  # after a restart it counts for the same content only
+            await self.skips.drop(keys)
 
     async def disown(
         self,
@@ -161,6 +187,7 @@ class Departures:
             log.warning("withdrawn", file=str(job.key), reason=reason)
         try:
             if retire:
+                self.owed_again(key for key in self.skips if key.namespace == namespace)
                 await self._journal.withdraw(namespace, ids, reason)
                 self._scheduler.retire(namespace)
             else:
@@ -172,6 +199,35 @@ class Departures:
             await self.drop_snapshot(job)
         self._wake()
 
+    async def forsake(self, reason: str, spare: Collection[str] = ()) -> None:
+        """Every frozen copy that waits is given up, but for those of `spare`: what is stored is later. A
+        running one stores nothing more. The copies are kept in `orphaned/`. Raises JournalError.
+        """
+        waiting = [*self._scheduler, *self._leaving.values()]
+        jobs = [j for j in waiting if j.staged is not None and j.key.namespace not in spare]
+        self._forsaken.update(job.id for job in jobs)
+        idle = [job for job in jobs if job.state is not JobState.RUNNING]
+        for job in jobs:
+            if job.state is JobState.RUNNING:
+                self._disowned[job.id] = Disowned(reason, lambda: None)
+        for job in idle:
+            job.state = JobState.WITHDRAWN
+            self._scheduler.finished(job)
+            log.warning("withdrawn", file=str(job.key), reason=reason)
+        try:
+            if idle:
+                await self._journal.move([job.id for job in idle], JobState.WITHDRAWN, reason)
+        except JournalError:
+            self._soon(self._disown_later([job.id for job in idle], idle, reason))
+            raise
+        for job in idle:
+            await self.drop_snapshot(job)
+        self._wake()
+
+    def is_forsaken(self, job: Job) -> bool:
+        """Whether a running job may not store what it has any more."""
+        return job.id in self._forsaken
+
     async def _disown_later(self, ids: list[int], idle: list[Job], reason: str) -> None:
         await self._move_later(ids, JobState.WITHDRAWN, reason)
         for job in idle:
@@ -181,10 +237,29 @@ class Departures:
         """It leaves, and its row says why; whatever it was doing is over."""
         job.state = JobState.WITHDRAWN
         self._scheduler.finished(job)
-        await self._journal.move([job.id], JobState.WITHDRAWN, reason)
-        await self.drop_snapshot(job)
         log.warning("withdrawn", file=str(job.key), reason=reason)
-        self._wake()
+        try:
+            await self._leaves(job, JobState.WITHDRAWN, reason)
+        finally:
+            self._wake()
+
+    async def _leaves(self, job: Job, state: JobState, note: str) -> None:
+        """It has left the line, and its row is to say so: now, or once the journal can be written again.
+        Raises JournalError for the latter.
+        """
+        self._leaving[job.id] = job
+        try:
+            await self._journal.move([job.id], state, note)
+        except JournalError:
+            self._soon(self._leaves_later(job, state, note))
+            raise
+        self._leaving.pop(job.id, None)
+        await self.drop_snapshot(job)
+
+    async def _leaves_later(self, job: Job, state: JobState, note: str) -> None:
+        await self._move_later([job.id], state, note)
+        self._leaving.pop(job.id, None)
+        await self.drop_snapshot(job)
 
     # -- running jobs of a deleted namespace ---------------------------------------------------
 
@@ -201,6 +276,42 @@ class Departures:
         """A job that ran has left the line; whoever waited for that is told."""
         if (disowned := self._disowned.pop(job.id, None)) is not None:
             disowned.ended()
+
+    async def look_again(self) -> None:
+        """Indexes that wait for files which are neither in line nor on disk: what they need is measured
+        anew.
+
+        The file may have been a deleted namespace's; then its number may not come for long. Raises
+        JournalError.
+        """
+        waiting = {
+            job: obstacle
+            for job in self._scheduler
+            if (obstacle := self._scheduler.waits_for_nobody(job)) is not None
+        }
+        if not waiting:
+            return
+        found = await anyio.to_thread.run_sync(self._measure, waiting, abandon_on_cancel=True)
+        for job, (needs, needs_bytes) in found.items():
+            if self._scheduler.get(job.id) is job and job.state is JobState.PENDING:
+                self._scheduler.needs_other(job, needs, needs_bytes)
+                log.info("waits for an older file now", file=str(job.key), needs=needs)
+                await self._journal.save(job)
+        self._wake()
+
+    def _measure(self, waiting: Mapping[Job, FileKey]) -> dict[Job, tuple[int, int]]:
+        """What those need whose needs have changed. Blocking."""
+        found = {}
+        for job, obstacle in waiting.items():
+            if os.path.lexists(self._roots.path(obstacle)):
+                continue
+            if job.staged is not None:
+                needs = points_to(self._roots, job, self._staging.path(job.staged))
+            else:
+                needs = no_further(self._roots, job), 0
+            if needs[0] != job.needs:
+                found[job] = needs
+        return found
 
     async def went_with_it(self, job: Job) -> bool:
         """Whether the file was of a namespace whose deletion was heard of before this event.

@@ -120,6 +120,7 @@ class Dispatcher:
             time_limit_s=time_limit_s,
             held=held,
             guard=guard,
+            forsaken=lambda job: self.departures.is_forsaken(job),
         )
         self._backoff = backoff
         self._clock = clock
@@ -246,10 +247,14 @@ class Dispatcher:
 
     async def _announce(self, keys: Sequence[FileKey]) -> None:
         """Jobs for files whose own event never came, or has not come yet."""
-        jobs = [_unannounced(key) for key in keys]
-        await self._journal.add_jobs(jobs)
+        await self.owe(keys)
         for key in keys:
             log.warning("no hook announced it", file=str(key))
+
+    async def owe(self, keys: Sequence[FileKey]) -> None:
+        """Jobs for what is on disk under these names. Raises JournalError."""
+        jobs = [_unannounced(key) for key in keys]
+        await self._journal.add_jobs(jobs)
         self.enqueue(jobs)
 
     async def _settled(self, job: Job, entry: LedgerEntry) -> None:
@@ -261,7 +266,7 @@ class Dispatcher:
             await self._journal.retire_file(job.key)
         job.state = JobState.SETTLED
         if not self.departures.is_disowned(job):
-            self._scheduler.remote(job.key, entry.size_bytes)
+            self._scheduler.remote(job.key, entry.size_bytes, sealed=entry.sealed)
             if older := self._scheduler.outdated(job):
                 self.departures.supersede(older, job)
         self._scheduler.finished(job)
@@ -309,6 +314,7 @@ class Dispatcher:
         if gone and await self.departures.went_with_it(job):
             job.state = JobState.PENDING
             await self.departures.give_up(job, "zdb deleted the namespace that had it")
+            await self.departures.look_again()
             return
         if quarantined:
             newer = self._scheduler.quarantine(job)
@@ -349,6 +355,7 @@ class Dispatcher:
         """
         now = self._clock()
         for job in jobs:
+            self.departures.owed_again([job.key])
             if newer := self._scheduler.covered(job):
                 self.departures.supersede([job], newer)
             elif gone := self._scheduler.add(job, now):
@@ -368,12 +375,12 @@ class Dispatcher:
 
 def _unannounced(key: FileKey) -> Job:
     """As `scan` would make it."""
-    index = key.kind is Kind.INDEX
+    data = key.kind is Kind.DATA
     return Job(
         key=key,
         since=time.time(),
-        sealed=not index,
-        freeze=index,
-        needs=key.number if index else None,
+        sealed=data,
+        freeze=not data,
+        needs=key.number if key.kind is Kind.INDEX else None,
         ask_first=True,
     )

@@ -22,6 +22,7 @@ from hookd.errors import JournalError
 from hookd.journal import JobState
 from hookd.log import get
 from hookd.scheduler import Scheduler
+from hookd.succession import lacks_room
 
 log = get("drain")
 
@@ -127,6 +128,10 @@ class Drain:
         self._scanned = False
         self._scan_at = 0.0
         self._trouble: str | None = None
+        self._left: frozenset[int] = frozenset()
+        """Open jobs when it was last stuck."""
+        self._tries: dict[int, int] = {}
+        """Job that lacked room then → its attempts."""
         self._failed: str | None = None
         self.progress: Progress | None = None
 
@@ -198,7 +203,21 @@ class Drain:
             return None
         if not len(self._scheduler):
             return Verdict.EMPTY
-        return Verdict.STUCK if self._scheduler.stuck() or self._hopeless() else None
+        if any(lacks_room(job) for job in self._scheduler):
+            self._trouble = (
+                "waiting for room for snapshots (snapshot.max_bytes, or the disk is full)"
+            )
+        return Verdict.STUCK if self._is_stuck() or self._hopeless() else None
+
+    def _is_stuck(self) -> bool:
+        """What lacks room was tried once more since anything else went, which may have made some."""
+        if not self._scheduler.stuck():
+            return False
+        tries = {job.id: job.attempts for job in self._scheduler if lacks_room(job)}
+        left = frozenset(job.id for job in self._scheduler)
+        if left != self._left:
+            self._left, self._tries = left, tries
+        return all(attempts > self._tries.get(job, attempts) for job, attempts in tries.items())
 
     async def _scan_once(self) -> int:
         """How many files it brought, once it has come through."""

@@ -289,6 +289,7 @@ class Fence:
             lineage, sequence = seen.lineage, seen.sequence
         elif old is not None:
             lineage, sequence = old.lineage, old.sequence
+            former = (*old.former, old.writer)[-MAX_FORMER:]  # one that comes back is still ours
         else:
             lineage, sequence = os.urandom(16).hex(), 0
         self._changes += 1

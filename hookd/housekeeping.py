@@ -10,7 +10,8 @@ import anyio
 
 from hookd.errors import JournalError
 from hookd.log import get
-from hookd.parts import ZDB_HEARD, Parts
+from hookd.parts import Parts
+from hookd.zdb import HEARD
 
 log = get("daemon")
 
@@ -24,7 +25,10 @@ async def run(parts: Parts, ask_for_scan: Callable[[], None]) -> None:
     while True:
         await anyio.sleep(PRUNE_EVERY_S)
         await keep_address(parts)
-        await parts.leftovers.look()
+        try:
+            await parts.leftovers.look()
+        except OSError as error:
+            log.error("could not look for leftovers", error=str(error))
         if parts.journal.had_errors:
             # a shim may have found neither journal nor spool while the disk was full
             parts.journal.had_errors = False
@@ -40,7 +44,7 @@ async def keep_address(parts: Parts) -> None:
     life = parts.life
     if life.address is not None and life.address != life.heard_before:
         with contextlib.suppress(JournalError):
-            await parts.journal.set_meta(ZDB_HEARD, life.address)
+            await parts.journal.set_meta(HEARD, life.address)
             life.heard_before = life.address
 
 

@@ -44,6 +44,15 @@ class Identity:
             return False
         return writer == self.writer or (writer in self.former and sequence <= self.sequence)
 
+    def goes_on(self, *, lineage: str, writer: str, sequence: int) -> bool:
+        """Whether what waits here is newer than what such a manifest names: it is ours, and no later one
+        than ours. One of our own from after this was written shows that this is an older copy of itself,
+        set back: what waits in it was stored since, or is another history.
+        """
+        if not self.wrote(lineage=lineage, writer=writer, sequence=sequence):
+            return False
+        return sequence <= self.sequence + min(1, len(self.coming))
+
     @property
     def digests(self) -> set[str]:
         """Manifests that are ours."""

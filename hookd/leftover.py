@@ -74,7 +74,10 @@ class Leftovers:
         except OSError:
             nameless = self.nameless
         roots = (self._roots.index, self._roots.data)
-        folders = zdb.spools_elsewhere(self._socket, self._spool.folder, roots)
+        try:
+            folders = zdb.spools_elsewhere(self._socket, self._spool.folder, roots)
+        except OSError:
+            folders = set(self.elsewhere)
         # one that was seen once is looked at until it is empty: zdb may have ended
         found = {folder: events_in(folder) for folder in {*folders, *self.elsewhere}}
         return nameless, {f: n for f, n in sorted(found.items()) if n or f in folders}

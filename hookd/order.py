@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hookd.files import FileKey, Kind, index_key
+from hookd.files import FileKey, Kind, data_key, index_key
 from hookd.journal.records import Job
 
 Lines = Mapping[FileKey, list[Job]]
@@ -34,6 +34,8 @@ class Order:
     """Heap over `open_data`'s keys; closed ones are dropped when they surface."""
     remote: dict[int, int] = field(default_factory=dict)
     """Data file number → proven remote length in bytes."""
+    sealed: set[int] = field(default_factory=set)
+    """Numbers of data files that are remote as long as they will ever be."""
     indexes: set[int] = field(default_factory=set)
     """Numbers of the index files that are remote in some version."""
     newest_index: int | None = None
@@ -52,15 +54,21 @@ class Order:
     """Numbers of index files that somebody decided not to store."""
     going: list[int] = field(default_factory=list)
     """Numbers of index files that are not remote in any version and go before newer ones, ascending."""
+    lacking: list[int] = field(default_factory=list)
+    """Numbers of data files that jobs wait for and nobody has announced, ascending."""
+    furthest: int = 0
+    """The highest `needs` of all that was ever held back by an index."""
     following: dict[int, set[int]] = field(default_factory=dict)
     """Index file number → those of older ones that wait for it."""
 
     # -- what is remote ------------------------------------------------------------------------
 
-    def proven(self, key: FileKey, size_bytes: int) -> None:
-        """`key` is remote with this length."""
+    def proven(self, key: FileKey, size_bytes: int, *, sealed: bool = False) -> None:
+        """`key` is remote with this length; `sealed`: a data file that will never be longer."""
         if key.kind is Kind.DATA:
             self.remote[key.number] = size_bytes
+            if sealed:
+                self.sealed.add(key.number)
         elif key.kind is Kind.INDEX:
             self.indexes.add(key.number)
             self.newest_index = max(self.newest_index or 0, key.number)
@@ -69,6 +77,7 @@ class Order:
     def retire(self) -> None:
         """What is remote says nothing about files to come."""
         self.remote.clear()
+        self.sealed.clear()
         self.indexes.clear()
         self.newest_index = None
         self.indexes_up_to = 0
@@ -97,7 +106,7 @@ class Order:
     def unchecked(self, needs: int) -> list[tuple[FileKey, int]]:
         """(data file, proven remote length or 0) of those before `needs` that nobody has compared."""
         return [
-            (FileKey(Kind.DATA, self.name, number), self.remote.get(number, 0))
+            (data_key(self.name, number), self.remote.get(number, 0))
             for number in range(self.checked, needs)
             if number not in self.given_up
         ]
@@ -129,9 +138,11 @@ class Order:
         assert job.needs is not None
         lowest = self._lowest_open()
         if lowest is not None and lowest <= job.needs:
-            return FileKey(Kind.DATA, self.name, lowest)
+            return data_key(self.name, lowest)
+        if job.needs in self.sealed or job.needs in self.given_up:
+            return None  # what is missing there was lost (`Attempts` says so), or somebody decided
         if self.remote.get(job.needs, 0) < job.needs_bytes:
-            return FileKey(Kind.DATA, self.name, job.needs)
+            return data_key(self.name, job.needs)
         return None
 
     def _newer(self, job: Job, lines: Lines) -> FileKey | None:
@@ -153,7 +164,23 @@ class Order:
         """
         number = job.key.number
         at = 0 if number in self.indexes else bisect_left(self.going, number)
-        return index_key(self.name, self.going[at - 1]) if at else None
+        if not at or self._has_to_look(job):
+            return None
+        return index_key(self.name, self.going[at - 1])
+
+    def _has_to_look(self, job: Job) -> bool:
+        """Whether others lack data that nobody has announced, and this job would find that on disk, and
+        announce it: before it is put (`unchecked`), and it is not put before the older ones either way.
+        """
+        assert job.needs is not None
+        at = bisect_left(self.lacking, self.checked)
+        while at < len(self.lacking) and (number := self.lacking[at]) < job.needs:
+            if any(
+                each.place == "short" for each in self.short.get(data_key(self.name, number), ())
+            ):
+                return True
+            del self.lacking[at]  # whoever lacked it has left
+        return False
 
     def weigh(self, number: int, lines: Lines) -> bool:
         """Whether an index goes before newer ones; to be asked whenever its first job is another one, or
@@ -163,33 +190,35 @@ class Order:
         newer = self._newer(line[0], lines) if line else None
         if newer is not None:
             self.following.setdefault(newer.number, set()).add(number)
-        if line and newer is None and number not in self.indexes and not self._is_short(line[0]):
+        if line and newer is None and number not in self.indexes:
             _insert(self.going, number)
             return False
         return _remove(self.going, number)
 
-    def _is_short(self, job: Job) -> bool:
-        """Whether it waits for data that nobody has announced. Whoever waited for it would not get to see
-        that on disk, and announce it.
+    def hold(self, job: Job, obstacle: FileKey) -> list[FileKey]:
+        """Keep the job until the obstacle may be gone; index files of which those that wait for them may
+        have to look for what it lacks.
         """
-        found = None if job.needs is None else self._data(job)
-        return found is not None and found.number not in self.open_data
-
-    def hold(self, job: Job, obstacle: FileKey) -> None:
-        """Keep the job until the obstacle may be gone."""
         assert job.needs is not None
         if obstacle.kind is Kind.DATA and obstacle.number in self.open_data:
             job.place = "waiting"
             heapq.heappush(self.waiting, (job.needs, job.id, job))
-        else:
-            job.place = "short"
-            self.short.setdefault(obstacle, []).append(job)
+            return []
+        job.place = "short"
+        self.short.setdefault(obstacle, []).append(job)
+        if obstacle.kind is Kind.INDEX:
+            self.furthest = max(self.furthest, job.needs)
+        elif _insert(self.lacking, obstacle.number) and obstacle.number < self.furthest:
+            return [key for key in self.short if key.kind is Kind.INDEX]
+        return []
 
     def waiting_for(self, key: FileKey, lines: Lines) -> list[Job]:
         """Those that waited for this very file, and are not held any more."""
         if key.kind is Kind.INDEX:
             for number in self.following.pop(key.number, ()):
                 self.weigh(number, lines)
+        elif key.kind is Kind.DATA:
+            _remove(self.lacking, key.number)
         return [job for job in self.short.pop(key, ()) if job.place == "short"]
 
     def opened(self, key: FileKey) -> None:
@@ -198,6 +227,7 @@ class Order:
             self.given_up_indexes.discard(key.number)
         elif key.kind is Kind.DATA:
             self.given_up.discard(key.number)
+            _remove(self.lacking, key.number)
             if key.number not in self.open_data:
                 heapq.heappush(self.lowest, key.number)
             self.open_data[key.number] = self.open_data.get(key.number, 0) + 1
@@ -221,11 +251,13 @@ class Order:
         return self.lowest[0] if self.lowest else None
 
 
-def _insert(numbers: list[int], number: int) -> None:
-    """Into an ascending list, once."""
+def _insert(numbers: list[int], number: int) -> bool:
+    """Into an ascending list, once; whether it was not there."""
     at = bisect_left(numbers, number)
-    if at == len(numbers) or numbers[at] != number:
-        numbers.insert(at, number)
+    if at < len(numbers) and numbers[at] == number:
+        return False
+    numbers.insert(at, number)
+    return True
 
 
 def _remove(numbers: list[int], number: int) -> bool:

@@ -23,6 +23,7 @@ from hookd.backoff import Backoff
 from hookd.checkpoint import Checkpoints
 from hookd.checkpoint_timer import Timer
 from hookd.config import Config
+from hookd.descriptors import for_shims
 from hookd.dispatcher import Dispatcher
 from hookd.drain import Drain
 from hookd.fence import Fence
@@ -38,8 +39,9 @@ from hookd.manifest import Manifest
 from hookd.policy import Rules
 from hookd.publisher import Publisher
 from hookd.recovery import Retriever
+from hookd.restore.newest import newest_snapshot
 from hookd.restore.restorer import Restorer
-from hookd.restore.survey import Survey, newest_snapshot, survey_of
+from hookd.restore.survey import Survey, survey_of
 from hookd.room import LIMITS, Room
 from hookd.scanner import Scanner
 from hookd.scheduler import Scheduler
@@ -63,10 +65,6 @@ from hookd.zdbfs import Zdbfs
 log = get("daemon")
 
 BACKLOG = 1024
-
-
-ZDB_HEARD = "zdb_heard"
-"""In the journal: where zdb listened, as its hooks said."""
 
 
 @dataclass(slots=True)
@@ -150,7 +148,7 @@ def assemble(
         notices.append(f"{len(lost)} snapshots are gone from {config.staging_path}")
     held = texts(loaded.meta, "held")
     life = zdb.ZdbLife(address=config.zdb.address)
-    heard = loaded.meta.get(ZDB_HEARD)
+    heard = loaded.meta.get(zdb.HEARD)
     life.heard_before = heard if isinstance(heard, str) else None
     skip = frozenset(config.zdb.skip_namespaces)
     rules = Rules(skip=skip, held=held)
@@ -214,6 +212,7 @@ def assemble(
         private=config.staging_path,
         takes=texts(loaded.meta, "takes"),
         disown=dispatcher.departures.disown,
+        forsake=dispatcher.departures.forsake,
     )
     admission = Admission(
         journal=journal,
@@ -254,9 +253,16 @@ def assemble(
     # a put that the frontend before us had begun has ended by then
     fence.taken = lambda largest: auditor.also_in(config.store.time_limit_s(largest))
     survey.hear = hearing.out
+    survey.zdb_runs = scanner.zdb_may_run
     spool.prepare()
     users = config.hook.allow_users
     notices.extend(kept_out(config))
+    wanted, connections = config.hook.max_connections, for_shims(config.hook.max_connections)
+    if connections < wanted:
+        notices.append(
+            f"hook.max_connections: {wanted} are wanted, but too few files may be open (`ulimit -n`,"
+            f" LimitNOFILE=): {connections} shims are served at once"
+        )
     for notice in notices:
         log.warning("notice", text=notice)
     mode = 0o666 if users else 0o600
@@ -266,7 +272,7 @@ def assemble(
         hook,
         admit=admission.admit,
         allowed_uids=allowed_uids(users),
-        max_connections=config.hook.max_connections,
+        max_connections=connections,
         frame_timeout_s=config.hook.frame_timeout_s,
     )
     leftovers = Leftovers(
@@ -346,9 +352,14 @@ def _hindrance(parts: Parts) -> str | None:
 def refill(parts: Parts, loaded: Loaded) -> None:
     """What the journal owes goes back into the line."""
     for entry in loaded.ledger:
-        parts.scheduler.remote(entry.key, entry.size_bytes)
+        parts.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
     for event_id, seq, answer in loaded.events[-REMEMBER_EVENTS:]:
         parts.admission.remember(event_id, seq, answer)
+    skips = parts.dispatcher.departures.skips
+    skips.load(loaded.meta)
+    for key in skips:
+        parts.scheduler.give_up(key)
+        log.info("not stored, somebody decided so", file=str(key))
     parts.dispatcher.enqueue(loaded.jobs)
     if loaded.jobs:
         log.info("work kept from before", files=len(loaded.jobs))

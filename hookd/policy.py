@@ -98,9 +98,12 @@ def _indexes(namespace: str, last: int, dirty: Iterable[int]) -> tuple[Want, ...
     )
 
 
+_A = {Kind.INDEX: "an index", Kind.DATA: "a data"}
+
+
 def _kind(key: FileKey, kind: Kind, path: str) -> FileKey:
     if key.kind is not kind:
-        raise EventMalformed(f"expected an {kind.value} file, read {path!r}")
+        raise EventMalformed(f"expected {_A[kind]} file, read {path!r}")
     return key
 
 

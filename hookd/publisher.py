@@ -20,6 +20,9 @@ ASK_EVERY_S = 60.0
 """So often a frontend that stores nothing asks whether the store is still its own: zdb's writes would be
 taken, and never stored."""
 
+AGAIN_S = 1.0
+"""In a drain a store that failed is asked again after so long at most."""
+
 DUTY = 20
 """And at least so many times as far as writing one takes."""
 
@@ -49,7 +52,8 @@ class Publisher:
         """Publish whenever something changed, until cancelled."""
         while True:
             if self._fence.unpublished or self._fence.unsaid:
-                await self._pause(await self._publish())
+                wait_s = await self._publish()
+                await self._pause(wait_s, hurried_s=min(wait_s, AGAIN_S) if self._failures else 0.0)
             else:
                 await self._watch()
 
@@ -84,11 +88,12 @@ class Publisher:
     def _failed(self, error: Exception) -> None:
         self._error, self._failed_at = str(error), time.time()
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float, *, hurried_s: float) -> None:
+        """`hurried_s` from the moment on that there is a hurry."""
         ends = time.monotonic() + seconds
         while not self._hurry and (left := ends - time.monotonic()) > 0:
             self._fence.woken = anyio.Event()
             with anyio.move_on_after(left):
                 await self._fence.woken.wait()
         if self._hurry:
-            await anyio.sleep(0.05)
+            await anyio.sleep(max(0.05, hurried_s))

@@ -30,6 +30,9 @@ from hookd.scheduler import Scheduler
 DATA_HEADER_BYTES = 28
 """A data file without entries (0-db libzdb/data.h, version 3)."""
 
+INDEX_HEADER_BYTES = 29
+"""An index file without entries (0-db libzdb/index.h, version 4)."""
+
 _TIME_AT = 14
 """In an entry: after idlength, datalength, previous, integrity, flags (0-db libzdb/data.h)."""
 
@@ -199,12 +202,32 @@ def look(
     owed_by: dict[str, Owed],
     *,
     skip: Collection[str],
+    held: Collection[str] = (),
     now: float,
 ) -> RecoveryPoint:
-    """The recovery point. Blocking: call it in a thread; `now` is taken before anything is read."""
-    names = sorted({*disk.namespaces(), *owed_by} - {*skip})
+    """The recovery point. Blocking: call it in a thread; `now` is taken before anything is read.
+
+    `held`: those that take no stores before somebody decides. What the store has under their names may be
+    something else: all of their files that hold anything count as only here.
+    """
+    here = {*disk.namespaces()} - {*skip}
+    names = sorted({*here, *owed_by} - {*skip, *held})
     spaces = {name: _space(disk, scheduler, name, owed_by.get(name, Owed()), now) for name in names}
+    for name in sorted(here & {*held}):
+        if found := _held(disk, name):
+            spaces[name] = found
     return RecoveryPoint(looked_at=now, spaces=spaces)
+
+
+def _held(disk: Disk, name: str) -> SpacePoint | None:
+    """Of a namespace that is held; None where nothing was ever written."""
+    data = [disk.size(data_key(name, number)) for number in disk.numbers(Kind.DATA, name)]
+    indexes = [disk.size(index_key(name, number)) for number in disk.numbers(Kind.INDEX, name)]
+    sizes = [size for size in data if size > DATA_HEADER_BYTES]
+    sizes += [size for size in indexes if size > INDEX_HEADER_BYTES]
+    if not sizes:
+        return None
+    return SpacePoint(until=None, files=len(sizes), bytes=sum(sizes), active_dirty=True)
 
 
 def dirty(disk: Disk, scheduler: Scheduler, namespace: str) -> int | None:

@@ -125,7 +125,11 @@ class Room:
             await self._tell(wanted)
         except ZdbUnreachable:
             pass  # nothing is written while it is away; the next look finds it
-        except (ZdbError, JournalError) as error:
+        except (
+            ZdbError,
+            JournalError,
+            OSError,
+        ) as error:  # OSError: a root that cannot be listed now
             if str(error) != self.problem:
                 log.warning("zdb could not be told", shut=wanted, error=str(error))
             self.problem = str(error)

@@ -54,8 +54,8 @@ class Scanner:
         while True:
             await self._wanted.wait()
             self._wanted = anyio.Event()
-            await self.parts.leftovers.look()
             try:
+                await self.parts.leftovers.look()
                 await self.scan(with_active=not await self.zdb_runs())
                 self.parts.auditor.scanned()
             except (JournalError, OSError) as error:
@@ -66,6 +66,13 @@ class Scanner:
         parts = self.parts
         return await anyio.to_thread.run_sync(
             zdb.runs, parts.life, (parts.roots.index, parts.roots.data), abandon_on_cancel=True
+        )
+
+    async def zdb_may_run(self) -> bool:
+        """Whether zdb runs, or anybody listens where it did: files are not changed under it."""
+        parts = self.parts
+        return await anyio.to_thread.run_sync(
+            zdb.may_run, parts.life, (parts.roots.index, parts.roots.data), abandon_on_cancel=True
         )
 
     async def for_audit(self) -> list[FileKey]:
@@ -85,16 +92,17 @@ class Scanner:
         newest = max((job.id for job in parts.scheduler), default=0)
         ledger = {entry.key: entry for entry in await parts.journal.ledger()}
         # A look that is given up goes on in its thread, and reads only.
+        look = partial(
+            scan.unannounced,
+            parts.roots,
+            ledger,
+            parts.scheduler,
+            skip={*parts.config.zdb.skip_namespaces, *parts.held},
+            with_active=with_active,
+        )
+        skipped = parts.dispatcher.departures.skips.still
         jobs = await anyio.to_thread.run_sync(
-            partial(
-                scan.unannounced,
-                parts.roots,
-                ledger,
-                parts.scheduler,
-                skip={*parts.config.zdb.skip_namespaces, *parts.held},
-                with_active=with_active,
-            ),
-            abandon_on_cancel=True,
+            lambda: [job for job in look() if not skipped(job.key)], abandon_on_cancel=True
         )
         # What was announced while the scan looked stands for the file.
         jobs = [job for job in jobs if all(o.id <= newest for o in parts.scheduler.of(job.key))]
@@ -102,6 +110,7 @@ class Scanner:
             await parts.journal.add_jobs(jobs)
             log.warning("files that no hook announced", files=len(jobs))
             parts.dispatcher.enqueue(jobs)
+        await parts.dispatcher.departures.look_again()
         self._met = max(self._met, asked)
         return jobs
 

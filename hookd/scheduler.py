@@ -6,17 +6,19 @@ The rules, in order of weight:
    (`Job.begun`); that is the order of acknowledgement but for events that are slow, and files that are
    frozen late.
 2. *Data first, old indexes last*: a job that needs data file N runs only when no job for a data file
-   ≤ N of its namespace is open, and dN is known to be remote with at least the length it had at the
-   snapshot. An index older than N (zdb rewrote it to point into dN) also waits until iN is remote, as
-   it was acknowledged before it. An index that is not remote in any version waits for the older ones of
-   which that is true too, but for those that wait for a newer one (`order`).
+   ≤ N of its namespace is open, and dN is known to be remote with at least the length that its entries
+   need; or as long as it will ever be (sealed), or somebody gave it up. An index older than N (zdb
+   rewrote it to point into dN) also waits until iN is remote, as it was acknowledged before it. An index
+   that is not remote in any version waits for the older ones of which that is true too, but for those
+   that wait for a newer one (`order`).
 3. *Newest wins*: a new snapshot takes the place (and the turn) of older ones of its file, except of
    one that has waited `supersede_within_s` and never failed. That one keeps its turn: else a file
-   that is rewritten faster than the store drains would never be stored at all. A snapshot is never
+   that is rewritten faster than the store drains would never be stored at all; unless it waits for
+   what is in no line, and the new one needs less. A snapshot is never
    given up for a shorter file: zdb's files only grow, so that one is not a newer version; nor for a
    file that has no snapshot yet: until it has, or is stored, the disk may lose it.
 4. *Oldest first*: what may run, runs by turn. A failed job waits out its backoff aside, so it holds
-   up nobody but the indexes that point into it.
+   up nobody but the indexes that rule 2 makes wait for it: those that point into it, and the newer ones.
 
 Weakness: rule 2 counts a quarantined file as open, so its namespace's later indexes wait until somebody
 retries or skips it. The alternative would publish an index that points at nothing, or one without its
@@ -30,11 +32,12 @@ held back itself.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from hookd.files import FileKey, Kind
 from hookd.journal.records import Job, JobState
 from hookd.order import Order
+from hookd.succession import has_more, lacks_room, older_in, take_over
 
 SUPERSEDE_WITHIN_S = 30.0
 
@@ -57,9 +60,11 @@ class Scheduler:
 
     # -- what comes in -------------------------------------------------------------------------
 
-    def remote(self, key: FileKey, size_bytes: int) -> None:
-        """`key` is proven remote with this length (the ledger, at start and at each settling)."""
-        self._order(key.namespace).proven(key, size_bytes)
+    def remote(self, key: FileKey, size_bytes: int, *, sealed: bool = False) -> None:
+        """`key` is proven remote with this length (the ledger, at start, and each settling). `sealed`:
+        it will never be longer.
+        """
+        self._order(key.namespace).proven(key, size_bytes, sealed=sealed)
         self._look_again(key)
 
     def retire(self, namespace: str) -> None:
@@ -89,30 +94,19 @@ class Scheduler:
 
     def _superseded(self, line: list[Job], job: Job, now: float) -> list[Job]:
         """Those in `line` that the new `job` takes the place of."""
-        waiting = [
-            old
-            for old in line
-            if old.state is not JobState.RUNNING
-            and old.begun <= job.begun
-            and not _has_more(old, job)
-        ]
+        waiting = older_in(line, job)
         if not waiting or waiting[0].state is not JobState.PENDING or waiting[0].attempts:
             return waiting
         protected = now - waiting[0].queued_at >= self._supersede_within_s
+        if protected and (job.needs or 0) < (waiting[0].needs or 0):
+            # zdb points ever further: a deleted namespace's, whose numbers may not come for long
+            protected = self.waits_for_nobody(waiting[0]) is None
         return waiting[1:] if protected else waiting
 
     def _replace(self, old: Job, new: Job) -> None:
         """`new` takes over the turn and the age of `old`, which leaves."""
-        self._take_over(old, new)
+        take_over(old, new)
         self._leave(old)
-
-    @staticmethod
-    def _take_over(old: Job, new: Job) -> None:
-        new.turn = min(new.turn, old.turn)
-        new.since = min(new.since, old.since)
-        new.queued_at = min(new.queued_at, old.queued_at)
-        # What no hook announced may be older here than in the store (`damage`), whatever zdb wrote since.
-        new.ask_first |= old.ask_first
 
     def covered(self, job: Job) -> Job | None:
         """The job in line whose content was read later than that of `job`, which is committed and not in
@@ -122,9 +116,9 @@ class Scheduler:
             if (
                 newer.begun > job.begun
                 and newer.state is not JobState.QUARANTINED
-                and not _has_more(job, newer)
+                and not has_more(job, newer)
             ):
-                self._take_over(job, newer)
+                take_over(job, newer)
                 if newer.place == "ready":
                     self._place(newer)  # by its new turn
                 return newer
@@ -163,14 +157,7 @@ class Scheduler:
 
     def outdated(self, job: Job) -> list[Job]:
         """Those of its file that hold older content than `job`, which is stored: they leave."""
-        line = self._files[job.key]
-        gone = [
-            old
-            for old in line
-            if old.begun < job.begun
-            and old.state is not JobState.RUNNING
-            and not _has_more(old, job)
-        ]
+        gone = [old for old in older_in(self._files[job.key], job) if old.begun < job.begun]
         for old in gone:
             self._leave(old)
         return gone
@@ -182,6 +169,7 @@ class Scheduler:
     def give_up(self, key: FileKey) -> None:
         """Somebody decided that the file is not stored: indexes do not ask for it any more."""
         self._order(key.namespace).give_up(key)
+        self._look_again(key)
 
     def checked(self, job: Job) -> None:
         """All of `unchecked(job)` was found to be remote as long as it is here."""
@@ -224,7 +212,7 @@ class Scheduler:
         *older, newer = self._files[job.key]
         if newer is job or newer.state is not JobState.PENDING:
             return None
-        if any(old.begun > newer.begun or _has_more(old, newer) for old in older):
+        if any(old.begun > newer.begun or has_more(old, newer) for old in older):
             return None
         for old in older:
             self._replace(old, newer)
@@ -243,10 +231,10 @@ class Scheduler:
             if job.place == "later":
                 self._place(job)
 
-    def waiting_snapshots(self) -> Iterator[Job]:
-        """Jobs with a snapshot that cannot go before another file is stored, the youngest first."""
+    def snapshots(self, places: Collection[str]) -> Iterator[Job]:
+        """Jobs in these places that have a snapshot, the youngest first."""
         for job in reversed(self._jobs.values()):
-            if job.staged is not None and job.place in HELD_BACK:
+            if job.staged is not None and job.place in places:
                 yield job
 
     # -- what can be seen ----------------------------------------------------------------------
@@ -295,8 +283,19 @@ class Scheduler:
         return list(numbers) if order is None else order.not_remote(kind, numbers)
 
     def waits_for(self, job: Job) -> FileKey | None:
-        """The data file, or the newer index, that holds a job back (rule 2), or None."""
+        """The data file, the newer or the older index that holds a job back (rule 2), or None."""
         return self._order(job.key.namespace).obstacle(job, self._files)
+
+    def waits_for_nobody(self, job: Job) -> FileKey | None:
+        """The file that holds a job back and is in no line itself, or None."""
+        obstacle = self.waits_for(job)
+        return None if obstacle is None or obstacle in self._files else obstacle
+
+    def needs_other(self, job: Job, needs: int, needs_bytes: int) -> None:
+        """An index in line is found to point elsewhere."""
+        job.needs, job.needs_bytes = needs, needs_bytes
+        if job.place in ("waiting", "short"):
+            self._place(job)
 
     def unchecked(self, job: Job) -> list[tuple[FileKey, int]]:
         """(data file, proven remote length or 0) of those before the newest that an index needs.
@@ -311,9 +310,16 @@ class Scheduler:
         return self._order(job.key.namespace).indexes_before(job.key.number)
 
     def stuck(self) -> bool:
-        """Whether nothing runs, and nothing will without help from outside."""
+        """Whether nothing runs, and nothing will without help from outside. What found no room for its
+        snapshot is not counted where quarantined ones take it.
+        """
         self._settle_stirred()
-        return not any(job.place in ("running", "later", "ready") for job in self)
+        full = any(self.snapshots(("quarantined",)))
+        return not any(
+            job.place in ("running", "ready")
+            or (job.place == "later" and not (full and lacks_room(job)))
+            for job in self
+        )
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -337,12 +343,10 @@ class Scheduler:
             job.place = "ready"
             heapq.heappush(self._ready, (job.turn, job.id, job))
             return
-        self._order(job.key.namespace).hold(job, obstacle)
+        self._stirred.update(self._order(job.key.namespace).hold(job, obstacle))
 
     def _weigh(self, key: FileKey) -> None:
-        """Whoever waits for an index that waits for a newer one itself, or for data that nobody has
-        announced, may have to go before it.
-        """
+        """Whoever waits for an index that waits for a newer one itself may have to go before it."""
         if self._order(key.namespace).weigh(key.number, self._files):
             self._stirred.add(key)
 
@@ -369,15 +373,7 @@ class Scheduler:
         if key.kind is Kind.DATA:
             for waiter in self._order(key.namespace).closed(key):
                 self._place(waiter)
+            self._look_again(key)
         elif key.kind is Kind.INDEX:
             self._weigh(key)
             self._look_again(key)
-
-
-def _has_more(old: Job, new: Job) -> bool:
-    """Whether `old` holds content that would be lost if `new` took its place (rule 3)."""
-    if old.staged is None:
-        return False
-    if new.staged is None or new.size_bytes is None:
-        return True
-    return old.key.kind is not Kind.NAMESPACE and new.size_bytes < (old.size_bytes or 0)

@@ -31,6 +31,9 @@ from hookd import faults
 from hookd.digest import CHUNK_BYTES, digest_fd, hasher
 from hookd.entries import DESCRIPTOR_HEAD_BYTES, least_bytes
 from hookd.errors import NoRoom, SourceGone, StorePermanent, StoreTemporary
+from hookd.log import get
+
+log = get("snapshot")
 
 FICLONE = 0x40049409
 """ioctl: share the extents of another file (linux/fs.h)."""
@@ -204,6 +207,22 @@ class Staging:
                 path.parent.rmdir()
             except OSError:
                 pass  # not empty or gone already
+
+    def keep(self, staged: str) -> None:
+        """A snapshot that nobody stores any more is kept for a person, in `orphaned/`; what cannot be
+        moved stays where it is until the next start. Blocking.
+        """
+        target = self.folder / ORPHANED / staged
+        try:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (self.folder / staged).open("rb") as copy:
+                os.fsync(copy.fileno())  # a small one was the journal's to keep
+            os.rename(self.folder / staged, target)
+        except OSError as error:
+            log.error("not kept", snapshot=staged, error=str(error))
+            return
+        log.warning("kept", snapshot=str(target))
+        self.remove([staged])
 
     def close(self) -> None:
         """Take no more work; a thread that hangs in a disk is not waited for."""

@@ -106,13 +106,17 @@ def claim_spool(config: Config, loaded: Loaded) -> None:
     """Mark the spool as that of this journal, which has an id from now on (in `loaded.meta`).
 
     Raises UserError for the spool of another journal. The id is committed later (`JOURNAL_ID`): if that
-    never happens, the next start finds a journal without one, and a mark of its place.
+    never happens, the next start finds a journal without one, and a mark of its place. Nor is it
+    where the mark cannot be written: the journal counts as new until it is.
     """
     known = loaded.meta.get(JOURNAL_ID)
     found = known if isinstance(known, str) else os.urandom(16).hex()
     loaded.meta[JOURNAL_ID] = found
     is_new = loaded.blank or found != known
-    claim(config.hook.spool, Owner(config.journal.path, found), is_new=is_new)
+    if not claim(config.hook.spool, Owner(config.journal.path, found), is_new=is_new):
+        loaded.meta[JOURNAL_ID] = (
+            known  # with an id that no mark has, it would be another journal then
+        )
 
 
 def store_id_of(store: Store) -> str | None:

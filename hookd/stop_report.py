@@ -34,7 +34,8 @@ def _last(
         yield f"stopped with {left} files not stored: {parts.fence.fenced}"
     elif verdict is Verdict.STUCK:
         yield (
-            f"stopped with {left} files not stored: they are quarantined or wait for one that is;"
+            f"stopped with {left} files not stored: they are quarantined, wait for one that is, or for"
+            " the room that its snapshot takes;"
             " `hookd queue` after the next start says why, `hookd retry` or `hookd skip` decides"
         )
     else:

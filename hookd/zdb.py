@@ -8,6 +8,7 @@ zdb from starting.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -21,6 +22,12 @@ CONNECT_LIMIT_S = 0.5
 SOCKET, SPOOL = b"HOOKD_SOCKET", b"HOOKD_SPOOL"
 DEFAULT_SOCKET, DEFAULT_SPOOL = b"/run/hookd/hook.sock", b"/var/lib/hookd/spool"
 """Of the shim (shim/hookd-shim.c), for a variable that is not set or empty."""
+
+HEARD = "zdb_heard"
+"""In the journal: where zdb listened, as its hooks said."""
+
+_NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""Too few descriptors, or too little memory, to look at anything: no answer."""
 
 LINGER_S = 0.5
 """How long a client of ours stays after a command that started a hook.
@@ -102,17 +109,34 @@ def listens(address: str | None) -> bool:
             return True
     except (TimeoutError, BlockingIOError):
         return True  # a zdb that is busy in a hook accepts late; it is there
-    except (OSError, ValueError):
+    except OSError as error:
+        return error.errno in _NONE_LEFT  # then nobody can tell
+    except ValueError:
         return False
 
 
 def holds_lock(roots: Iterable[Path]) -> bool:
-    """Whether a process in our pid namespace holds zdb's lock in one of the roots."""
-    return bool(lock_holders(roots))
+    """Whether a process in our pid namespace holds zdb's lock in one of the roots, or may do so: where
+    nobody can tell.
+    """
+    try:
+        return bool(_lock_holders(roots))
+    except OSError:
+        return True
 
 
 def lock_holders(roots: Iterable[Path]) -> list[str]:
-    """Ids of the processes in our pid namespace that hold zdb's lock in one of the roots.
+    """Ids of the processes in our pid namespace that hold zdb's lock in one of the roots, as far as can
+    be told.
+    """
+    try:
+        return _lock_holders(roots)
+    except OSError:
+        return []
+
+
+def _lock_holders(roots: Iterable[Path]) -> list[str]:
+    """Raises OSError where nobody can tell: a disk that does not answer, no descriptor left.
 
     The device in /proc/locks is the file system's, which on btrfs is not the one that stat gives: an
     inode number that fits is believed if the device does, or if its process has the file open.
@@ -122,14 +146,14 @@ def lock_holders(roots: Iterable[Path]) -> list[str]:
         path = root / ".lockfile"
         try:
             found = path.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         if stat.S_ISREG(found.st_mode):
             device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
             wanted[str(found.st_ino)] = (device, path)
     try:
         lines = Path("/proc/locks").read_text().splitlines() if wanted else []
-    except OSError:
+    except FileNotFoundError:  # a system without: the listener has to do
         return []
     holders: list[str] = []
     for line in lines:
@@ -151,12 +175,16 @@ def _has_open(pid: str, path: Path) -> bool:
         return any(
             os.readlink(each).endswith(f"/{path.name}") and each.samefile(path) for each in links
         )
-    except OSError:
+    except OSError as error:
+        if error.errno in _NONE_LEFT:
+            raise
         return False
 
 
 def runs(life: ZdbLife, roots: Iterable[Path]) -> bool:
     """Whether zdb runs, as far as can be seen from here. Blocking, well under a second.
+
+    Where nobody can tell it does: whoever took it for gone would end a drain, or write below it.
 
     The lock first: zdb 2.0.7 dies of a client that hangs up while a hook of it has just been forked
     (the child has the client's socket too, so epoll names it once more after it was freed).
@@ -164,8 +192,17 @@ def runs(life: ZdbLife, roots: Iterable[Path]) -> bool:
     return holds_lock(roots) or listens(life.address)
 
 
+def may_run(life: ZdbLife, roots: Iterable[Path]) -> bool:
+    """As `runs`, for whoever must not be wrong: also if anybody listens where zdb did in an earlier run
+    of this daemon. A zdb in another pid namespace, idle since, is seen by nothing else.
+    """
+    return runs(life, roots) or listens(life.heard_before)
+
+
 def shims(socket_path: Path) -> dict[int, str]:
-    """Process id → hook of the shims in our pid namespace that will come to this socket."""
+    """Process id → hook of the shims in our pid namespace that will come to this socket. Raises OSError
+    where nobody can tell.
+    """
     return {pid: hook for pid, (hook, _) in _shims(socket_path).items()}
 
 
@@ -173,7 +210,7 @@ def shims_alive(socket_path: Path) -> int:
     """How many shims in our pid namespace will come to this socket with something to be stored.
 
     The hooks that ask for something (NEVER_SPOOLED) announce nothing: once zdb is gone nobody waits for
-    their answer, and the shim of a namespaces-init asks for ever.
+    their answer, and the shim of a namespaces-init asks for ever. Raises OSError where nobody can tell.
     """
     return sum(hook not in ev.NEVER_SPOOLED for hook in shims(socket_path).values())
 
@@ -216,7 +253,9 @@ def _shims(socket_path: Path) -> dict[int, tuple[str, dict[bytes, bytes]]]:
                 continue
             environment = _environment(entry, strict=True)
             argv = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-        except OSError:
+        except OSError as error:
+            if error.errno in _NONE_LEFT:
+                raise
             continue
         if _comes_to(environment, socket_path):
             found[int(entry)] = (os.fsdecode(argv[1]) if len(argv) > 1 else "", environment)

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from hookd.admin.lines import Gone, Refused
 from hookd.admin.picture import AsksZdb
@@ -20,7 +21,9 @@ from hookd.errors import Exit, HookdError, PathRefused
 from hookd.files import index_key
 from hookd.log import get, scrub
 from hookd.recovery_rest import Rest, sizes_of
+from hookd.restore import short
 from hookd.restore.result import Result, told, with_rest
+from hookd.zdb import listens
 
 if TYPE_CHECKING:
     from hookd.parts import Parts
@@ -55,23 +58,27 @@ async def restore(
     only, full = _arguments(rest)
     if parts.phase != "running":
         raise Refused(f"hookd is {parts.phase}: it restores nothing now")
-    runs = await zdb.zdb_runs()
+    seen = await zdb.zdb_runs()
+    heard = parts.life.heard_before
+    runs = seen or await anyio.to_thread.run_sync(listens, heard, abandon_on_cancel=True)
     if parts.survey.running or (runs and parts.survey.undecided):
         raise Refused(
             "a restore runs already, or zdb is starting: `hookd status` says how far it is"
         )
     if runs and not full:
-        raise Refused(_zdb_runs(parts, only))
+        raise Refused(_zdb_runs(parts, only) if seen else _zdb_may_run(parts))
     log.info("restore by hand", namespaces=only or "all", full=full, zdb=runs, uid=uid)
     lane = Rest(parts.retriever, parts.roots, keep_free=parts.room.keep_free_bytes)
 
     async def work() -> Result | str:
         if runs:
             result = _as_it_is(parts, only)
+            await short.name_them(result, await parts.journal.ledger(), parts.roots)
         elif why := await daemon.by_hand(only):
             return why
         else:
-            result = told(parts.survey.findings, only)
+            result = told(parts.survey.findings, only, parts.survey.unread)
+            await short.mend(result, await parts.journal.ledger(), parts.store, parts.roots)
         if full:
             at_once = 1 if runs else parts.store.readers
             brought = await lane.bring(result.whole, await sizes_of(parts.journal), at_once)
@@ -120,6 +127,13 @@ def _zdb_runs(parts: Parts, only: list[str] | None) -> str:
     return (
         f"zdb runs, and {what}: data files come when it asks for them, `--full` brings all of them now;"
         " for anything else stop zdb and say this again, or give --to DIR"
+    )
+
+
+def _zdb_may_run(parts: Parts) -> str:
+    return (
+        f"somebody listens at {parts.life.heard_before}, where zdb did: it runs, perhaps, where hookd"
+        " does not see it; stop it and say this again, or give --to DIR"
     )
 
 

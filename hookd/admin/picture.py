@@ -116,9 +116,9 @@ class Picture:
         if began < self._point_until:
             return
         parts, now = self._parts, time.time()
-        skip = {*parts.config.zdb.skip_namespaces, *parts.held}
-        known = owed(parts.scheduler, parts.scheduler, skip)
-        work = partial(look, self._files, parts.scheduler, known, skip=skip, now=now)
+        skip, held = {*parts.config.zdb.skip_namespaces}, {*parts.held}
+        known = owed(parts.scheduler, parts.scheduler, skip | held)
+        work = partial(look, self._files, parts.scheduler, known, skip=skip, held=held, now=now)
         self._point = None
         with anyio.move_on_after(ANSWER_WITHIN_S):
             self._point = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)

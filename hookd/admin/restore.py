@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hookd.admin.bar import Bar
 from hookd.admin.client import DaemonAway, Places, ask, follow
-from hookd.errors import Exit, UserError
+from hookd.errors import Exit, PathRefused, UserError
+from hookd.files import index_key
 
 if TYPE_CHECKING:
     from hookd.restore.progress import Progress
@@ -20,20 +21,35 @@ if TYPE_CHECKING:
 
 def main(arguments: argparse.Namespace, places: Places) -> int:
     """Raises UserError."""
-    names = [name for name in (arguments.name, arguments.namespace) if name]
-    if arguments.take:
-        return _take(arguments, places, names[0] if names else "*")
+    names = [name for name in (arguments.name, arguments.namespace) if name is not None]
     for name in names:
         check_name(name)
+    if arguments.take:
+        return _take(arguments, places, _one_choice(arguments, names))
     if arguments.to is None and _runs(places):
         return _ask(arguments, places, names)
     return _restore(arguments, names)
 
 
+def _one_choice(arguments: argparse.Namespace, names: list[str]) -> str:
+    """Of which namespace, or `*`. Raises UserError for words that a choice would not heed."""
+    if len(set(names)) > 1:
+        raise UserError("--take: give one namespace, or none for all of them", code=Exit.USAGE)
+    if arguments.to is not None or arguments.full:
+        other = "--full" if arguments.to is None else "--to"
+        raise UserError(
+            f"--take says whose files are right, {other} brings some: give one of the two",
+            code=Exit.USAGE,
+        )
+    return names[0] if names else "*"
+
+
 def check_name(name: str) -> None:
     """Raises UserError for what no namespace is called."""
-    if not name or "/" in name or "\0" in name or name in (".", ".."):
-        raise UserError(f"{name!r} is no namespace", code=Exit.USAGE)
+    try:
+        index_key(name, 0)
+    except PathRefused:
+        raise UserError(f"{name!r} is no namespace", code=Exit.USAGE) from None
 
 
 def _ask(arguments: argparse.Namespace, places: Places, names: list[str]) -> int:
@@ -69,17 +85,19 @@ def _take(arguments: argparse.Namespace, places: Places, name: str) -> int:
         return Exit.OK
     except DaemonAway:
         pass
-    from hookd import config
-    from hookd.journal import connect, tables
+    from hookd import config, log
+    from hookd.journal import tables
     from hookd.restore.choices import chosen
     from hookd.sockets import lock_file
+    from hookd.startup import open_journal
 
+    log.configure("error", "console")  # that a damaged journal is rebuilt is one line
     loaded = config.load(arguments.config, os.environ)
     lock = lock_file(
         loaded.journal.path.with_name(loaded.journal.path.name + ".lock"), "journal.path"
     )
     try:
-        db = connect(loaded.journal.path)
+        db, _ = open_journal(loaded.journal.path)
         found = tables.get_meta(db).get("takes")
         takes = found if isinstance(found, dict) else {}
         tables.set_meta(db, "takes", chosen(takes, name, arguments.take))

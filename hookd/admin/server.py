@@ -135,7 +135,7 @@ class AdminServer(LineServer):
 
     async def _take(self, asked: Asked) -> str:
         namespace, _, choice = _needed(asked, "take NAMESPACE|* local|remote").rpartition(" ")
-        return await verbs.take(self._parts, namespace, choice, asked.uid)
+        return await verbs.take(self._parts, self._zdb, namespace, choice, asked.uid)
 
     async def _pause(self, asked: Asked) -> str:
         answer = verbs.pause(self._parts, asked.uid)

@@ -25,6 +25,7 @@ from hookd.log import get
 from hookd.manifest import ManifestBad, ManifestNewer
 
 if TYPE_CHECKING:
+    from hookd.admin.picture import AsksZdb
     from hookd.parts import Parts
 
 log = get("admin")
@@ -51,6 +52,10 @@ async def retry(parts: Parts, target: str, uid: int) -> str:
     if target == "all":
         jobs = [job for job in parts.scheduler if job.error is not None and _is_idle(job)]
     else:
+        if (key := _skipped(parts, target)) is not None:
+            log.info("skipped no more", file=str(key), uid=uid)
+            await _durable(parts.dispatcher.owe([key]))
+            return f"{key} is in line again"
         jobs = [job for job in _find(parts, target) if _is_idle(job)]
         if not jobs:
             raise Refused(f"{target} is being stored right now")
@@ -134,7 +139,7 @@ async def checkpoint(
     return outcome
 
 
-async def take(parts: Parts, namespace: str, choice: str, uid: int) -> str:
+async def take(parts: Parts, zdb: AsksZdb, namespace: str, choice: str, uid: int) -> str:
     """An administrator decides whose files of a namespace (`*`: of all) are the right ones."""
     if choice not in ("local", "remote"):
         raise Refused(f"read {choice[:40]!r}, expected local or remote")
@@ -147,14 +152,20 @@ async def take(parts: Parts, namespace: str, choice: str, uid: int) -> str:
     survey = parts.survey
     shown = "every namespace" if namespace == "*" else namespace
     try:
-        serving = parts.life.started and not survey.running and not survey.undecided
-        if choice == "local" and serving:
-            names = await survey.claim.take_local_now(namespace)
+        names = None
+        if choice == "local" and parts.life.started:
+            names = await survey.take_local(namespace, zdb.zdb_runs)
+        if names is not None:
+            if not names:
+                why = parts.held.get(namespace) or "; ".join(parts.held.values())
+                raise Refused(f"{namespace}: {why}" if why else "nothing is here to be taken")
             jobs = [job for job in parts.scheduler if job.key.namespace in names and _is_idle(job)]
             await _each(parts, jobs)
+            left = f"; still held: {listed(sorted(parts.held))}" if parts.held else ""
             return (
                 f"{listed(names)}: what is here is stored over what the store has; until a checkpoint"
                 " (`hookd checkpoint`) says that it is safe, a lost disk brings back a part of it at most"
+                + left
             )
         await survey.choices.choose(namespace, choice)
     except (StoreError, JournalError, ManifestNewer) as error:
@@ -270,6 +281,13 @@ def _find(parts: Parts, target: str) -> Sequence[Job]:
     if not found:
         raise Refused(f"{target} is not in the queue")
     return found
+
+
+def _skipped(parts: Parts, target: str) -> FileKey | None:
+    """The file, if it was given up earlier and is in no line."""
+    skips = parts.dispatcher.departures.skips
+    keys = (key for key in skips if target in (str(key), parts.roots.text(key)))
+    return next((key for key in keys if not parts.scheduler.covers(key)), None)
 
 
 def _is_idle(job: Job) -> bool:

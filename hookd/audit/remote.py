@@ -20,7 +20,7 @@ from hookd.audit.world import World
 from hookd.errors import PathRefused, StoreError, StoreUnreachable
 from hookd.files import FileKey, Kind, data_key, index_key
 from hookd.journal import Job, LedgerEntry
-from hookd.snapshot import hash_live
+from hookd.restore.compare import prefix_digest
 from hookd.stores.base import Remote, StatsMany
 
 MOST_BEYOND = 64
@@ -182,7 +182,11 @@ class Remotes:
         else:
             what, problem = "the store does not have it any more", Problem.ABSENT
         over_sealed = there is not None and entry.sealed
-        if here and (not over_sealed or await self._is_proven(entry)):
+        if here and not await self._is_proven(entry):
+            self.lost.add(key)
+            detail = f"{what}, and here it is something else, too; neither is overwritten"
+            self._found(Finding(key=key, problem=problem, detail=detail))
+        elif here:
             again = await self._again(entry)
             detail = f"{what}; {again}"
             # nothing of ours goes over a sealed file: somebody else did that, or it has rotted
@@ -197,12 +201,15 @@ class Remotes:
             self._found(Finding(key=key, problem=Problem.LOST, detail=detail))
 
     async def _is_proven(self, entry: LedgerEntry) -> bool:
-        """Whether the file here is, byte by byte, what was stored."""
-        path = self._world.roots.path(entry.key)
-        try:
-            digest, _ = await anyio.to_thread.run_sync(hash_live, path, abandon_on_cancel=True)
-        except (OSError, StoreError):
-            return False
+        """Whether the file here is, byte by byte, what was stored, or what zdb has appended to that.
+
+        Of an index, which it rewrites in place, and of a descriptor the attempt asks more (`damage`).
+        """
+        key = entry.key
+        if key.kind is not Kind.DATA:
+            return True
+        path, length = self._world.roots.path(key), entry.size_bytes
+        digest = await anyio.to_thread.run_sync(prefix_digest, path, length, abandon_on_cancel=True)
         return digest == entry.digest
 
     async def _again(self, entry: LedgerEntry) -> str:

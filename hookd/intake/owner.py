@@ -44,20 +44,22 @@ class Owner:
     """Random, made with the journal and kept in it."""
 
 
-def claim(spool: Path, owner: Owner, *, is_new: bool) -> None:
+def claim(spool: Path, owner: Owner, *, is_new: bool) -> bool:
     """Mark the spool as this journal's; `is_new`: it has just been made, or never had an id. Blocking.
 
-    Raises UserError for the spool of another journal, and changes nothing then. A mark that cannot be
-    written is said and done without: the next start marks it.
+    Returns whether it is marked. A mark that cannot be written is said and done without: the next start
+    marks it; a new journal must still count as new then. Raises UserError for the spool of another
+    journal, and changes nothing then.
     """
     found = read(spool)
     if found == owner:
-        return
+        return True
     if found is not None and found.id != owner.id:
-        if not is_new or (found.journal != owner.journal and _may_exist(found.journal)):
+        in_its_place = _is_same(found.journal, owner.journal)
+        if not is_new or (not in_its_place and _may_exist(found.journal)):
             which = (
                 f"another journal that was {found.journal} once"
-                if found.journal == owner.journal
+                if in_its_place
                 else f"the journal {found.journal}, which is not the one of this hookd ({owner.journal})"
             )
             raise UserError(
@@ -66,15 +68,17 @@ def claim(spool: Path, owner: Owner, *, is_new: bool) -> None:
                 code=Exit.UNAVAILABLE,
             )
         # in its own place its loss is known already
-        say = log.info if found.journal == owner.journal else log.warning
+        say = log.info if in_its_place else log.warning
         say("takes over the spool of a journal that is gone", journal=str(found.journal))
     try:
         _write(spool, owner)
     except OSError as error:
         log.warning("the spool cannot be marked", folder=str(spool), error=str(error))
         with contextlib.suppress(OSError):
-            # It names a journal that is gone; at the next start this one is not new any more.
-            os.unlink(spool / OWNER)
+            os.unlink(spool / OWNER)  # it names a journal that is gone
+            _sync(spool)
+        return False
+    return True
 
 
 def read(spool: Path) -> Owner | None:
@@ -92,6 +96,11 @@ def read(spool: Path) -> Owner | None:
             return Owner(Path(values["journal"]), str(values["id"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both name one place, perhaps through symbolic links."""
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
 
 
 def _may_exist(path: Path) -> bool:
@@ -117,8 +126,12 @@ def _write(spool: Path, owner: Owner) -> None:
         file.flush()
         os.fsync(handle)
     os.rename(temporary, spool / OWNER)
-    folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(spool)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

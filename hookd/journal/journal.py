@@ -252,6 +252,10 @@ class Journal:
         """The store has lost these files, and they are here: what was proven of them counts no more."""
         await self._do(lambda db: ledger_rows.forget(db, keys))
 
+    async def meta(self, key: str) -> object:
+        """A small fact, None where nothing is remembered."""
+        return await self._do(lambda db: tables.get_meta(db).get(key))
+
     async def set_meta(self, key: str, value: object) -> None:
         """Remember a small fact (JSON); None forgets it."""
         await self._do(lambda db: tables.set_meta(db, key, value))

@@ -81,10 +81,13 @@ def set_answer(db: sqlite3.Connection, seq: int, answer: int) -> None:
 
 
 def save_job(db: sqlite3.Connection, job: Job, now: float) -> None:
-    """Write every column of an existing job. One that was withdrawn while it ran stays withdrawn."""
+    """Write every column of a job that is open in the table. What has ended (withdrawn while it ran, or
+    settled in the batch before) stays as it is: an older picture of it would make it owed again.
+    """
     assignments = ", ".join(f"{name.strip()} = ?" for name in _JOB_COLUMNS.split(",")[1:])
     db.execute(
-        f"UPDATE jobs SET {assignments}, updated_at = ? WHERE id = ? AND state != 'withdrawn'",
+        f"UPDATE jobs SET {assignments}, updated_at = ? WHERE id = ?"
+        " AND state IN ('pending', 'running', 'quarantined')",
         (*_job_row(job)[1:], now, job.id),
     )
 

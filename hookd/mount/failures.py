@@ -68,6 +68,20 @@ _BEFORE_CREDENTIALS = 7
 _HUNG_UP = re.compile(r'"http://[^"]*": EOF')
 """An end without an answer: what a server that expects TLS does too."""
 
+_NAMES = re.compile(
+    r"^\S+ \S+ (?:ERROR|NOTICE|CRITICAL|INFO) *: [^:\n]*:|\"[^\"\n]*\"|\b\w+://\S+"
+    r"|\b(?:lookup|tcp|udp) \S+(?: on \S+)?",
+    re.MULTILINE,
+)
+"""What was asked for and where: a path, a host or a port may look like a status."""
+
+_AWAY = re.compile(
+    r"connection refused|no such host|no route to host|network is unreachable|i/o timeout"
+    r"|connection reset|server misbehaving",
+    re.IGNORECASE,
+)
+"""Nobody has answered, so nobody has refused anything."""
+
 _CLOCK = re.compile(
     r"RequestTimeTooSkewed|has expired or is not yet valid|certificate has expired|not yet valid",
     re.IGNORECASE,
@@ -76,26 +90,30 @@ _CLOCK = re.compile(
 
 def credentials(text: str) -> bool:
     """Whether the text says that the credentials are refused."""
-    return bool(_CREDENTIALS.search(text)) and not _CLOCK.search(text)
+    said = _NAMES.sub(" ", text)
+    refused = _CREDENTIALS.search(said) is not None
+    return refused and not (_CLOCK.search(said) or _AWAY.search(said))
 
 
 def classify(target: str, text: str) -> UserError:
     """The error to raise for what rclone said about `target`. One line, scrubbed."""
     words = _short(text)
-    if _CLOCK.search(text):
+    said = _NAMES.sub(" ", text)
+    if _CLOCK.search(said):
         return RemoteUnreachable(
             f"{target}: the remote's certificate or clock does not fit this machine's time;"
             f" compare the clocks (rclone: {words})"
         )
-    for pattern, cure in _CONFIG[:_BEFORE_CREDENTIALS]:
-        if re.search(pattern, text, re.IGNORECASE):
+    rows = () if _AWAY.search(said) else _CONFIG
+    for pattern, cure in rows[:_BEFORE_CREDENTIALS]:
+        if re.search(pattern, said, re.IGNORECASE):
             return UserError(f"{target}: {cure} (rclone: {words})", code=Exit.CONFIG)
     if credentials(text):
         return RemoteRefused(
             f"{target}: the remote refuses the credentials; correct user and password (rclone: {words})"
         )
-    for pattern, cure in _CONFIG[_BEFORE_CREDENTIALS:]:
-        if re.search(pattern, text, re.IGNORECASE):
+    for pattern, cure in rows[_BEFORE_CREDENTIALS:]:
+        if re.search(pattern, said, re.IGNORECASE):
             return UserError(f"{target}: {cure} (rclone: {words})", code=Exit.CONFIG)
     maybe = "; if it speaks TLS, write https://" if _HUNG_UP.search(text) else ""
     return RemoteUnreachable(f"{target}: the remote cannot be used now{maybe} (rclone: {words})")

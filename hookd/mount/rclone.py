@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -82,8 +83,12 @@ OURS_BEGIN = ("rc-", "log-", "config-")
 HARMFUL = frozenset({"dry-run", "interactive", "quiet"})
 """With the first of them rclone says that it uploaded what it did not. See also program.HARMFUL."""
 
-SWITCHES = frozenset({"ask-password"})
+SWITCHES = frozenset({"ask-password", "use-cookies"})
 """Flags that have the name of a secret, and are none."""
+
+
+_LOGIN = re.compile(r"://[^/\s]*@")
+"""User and password in a URL."""
 
 
 class Rclone:
@@ -373,6 +378,13 @@ def check_flags(
                 "mount.flags",
                 f"--{name} may hold a secret, and everybody can read a command line; write the variable"
                 " of the remote (RCLONE_CONFIG_NAME_OPTION, or its _FILE form)",
+            )
+        if name.startswith("header") or _LOGIN.search(flag):
+            variable = f"RCLONE_{name.upper().replace('-', '_')}"
+            raise ConfigError(
+                "mount.flags",
+                f"--{name} may hold a secret, and everybody can read a command line; write the variable"
+                f" {variable}",
             )
         if option_of(name, sections):
             variable = f"RCLONE_{name.upper().replace('-', '_')}"

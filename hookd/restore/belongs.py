@@ -28,14 +28,15 @@ def belongs(roots: Roots, key: FileKey, path: Path) -> bool:
                 content = roots.path(index_key(key.namespace, number)).read_bytes()
                 for pointer in pointers_into(content, key.number):
                     found = True
-                    if not _has(data, pointer):
+                    if not has(data, pointer):
                         return False
             except (NotAnIndex, FileNotFoundError):
                 continue
     return found
 
 
-def _has(data: BinaryIO, pointer: Pointer) -> bool:
+def has(data: BinaryIO, pointer: Pointer) -> bool:
+    """Whether the data file has the value that an entry names. Reads its head only; raises OSError."""
     data.seek(pointer.offset)
     head = data.read(VALUE_HEAD.size)
     if len(head) < VALUE_HEAD.size:

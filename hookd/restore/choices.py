@@ -45,6 +45,23 @@ def without(takes: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     return {**left, **dict.fromkeys(names, DONE)}
 
 
+def _theirs(view: View) -> bool:
+    """Whether what our journal says of the store counts nothing."""
+    return view.conflict is not None or view.superseded
+
+
+def half_of(local: Local) -> tuple[Here, str | None]:
+    """What is here, and why it cannot go over what is stored: zdb would load half of it. Or None."""
+    # what is left of a restore tells nothing of the files themselves
+    here, why = compare.classify(replace(local, interrupted=False), {})
+    if here not in (Here.GAP, Here.NO_ACTIVE_DATA):
+        return here, None
+    return here, (
+        f"{why}: zdb would load half of its files. `--take local` is not followed, nothing stored was"
+        f" given up: set them aside, or `hookd restore {local.namespace} --take remote` does"
+    )
+
+
 @dataclass(slots=True)
 class Choices:
     """What was chosen, and how it is followed."""
@@ -87,11 +104,11 @@ class Choices:
 
     async def stale(self, view: View) -> Mapping[FileKey, bytes]:
         """What we say is nobody's in the store. Of another frontend's its manifest says that alone."""
-        return {} if view.conflict is not None else await self.journal.retired()
+        return {} if _theirs(view) else await self.journal.retired()
 
     async def given_up(self, name: str, view: View) -> dict[FileKey, Named]:
         """What of a namespace was given up and can still be had back."""
-        own = {} if view.conflict is not None else named(await self.journal.given_up())
+        own = {} if _theirs(view) else named(await self.journal.given_up())
         theirs = view.manifest.given_up if view.manifest is not None else {}
         return {k: each for k, each in {**own, **theirs}.items() if k.namespace == name}
 
@@ -213,14 +230,9 @@ class Choices:
 
         Raises Waits.
         """
-        # what is left of a restore tells nothing of the files themselves
-        here, why = compare.classify(replace(local, interrupted=False), {})
-        if here in (Here.GAP, Here.NO_ACTIVE_DATA):
-            reason = (
-                f"{why}: zdb would load half of its files. `--take local` is not followed, nothing stored"
-                f" was given up: set them aside, or `hookd restore {name} --take remote` does"
-            )
-            return Finding(Decision.REFUSE, here, There.FILES, reason)
+        here, half = half_of(local)
+        if half is not None:
+            return Finding(Decision.REFUSE, here, There.FILES, half)
         log.warning("local files are taken", namespace=name)
         try:
             await self.give_up(name, view.manifest)

@@ -6,7 +6,7 @@ stays named. The fence asks `compare` where zdb was served before the manifest c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,11 +20,12 @@ from hookd.journal import Journal
 from hookd.log import get
 from hookd.manifest import NAME, Manifest, ManifestBad, entries_of
 from hookd.restore import compare, remote
-from hookd.restore.choices import Choices
+from hookd.restore.asked import Asked
+from hookd.restore.choices import Choices, half_of
 from hookd.restore.finding import APART, WITH_FILES, Finding, Holds, Waits, to_decide
 from hookd.restore.local import Local, look
 from hookd.restore.table import Decision, Here, There
-from hookd.restore.view import View, conflict_of, look_here
+from hookd.restore.view import View, conflict_of, is_superseded, look_here
 from hookd.restore.weigh import Scales
 from hookd.scheduler import Scheduler
 from hookd.stores.base import Store
@@ -35,6 +36,9 @@ ANSWER_LIMIT_S = 10.0
 """How long the store may take to accept our name while zdb waits."""
 
 CALL_LIMIT_S = 120.0
+
+SET_BACK = "the store has later files than this journal knows of"
+"""Why what waits is given up."""
 
 
 @dataclass(slots=True)
@@ -50,6 +54,9 @@ class Claim:
     holds: Holds
     choices: Choices
     scales: Scales
+    asked: Asked
+    let_go: Callable[[str, Collection[str]], Awaitable[None]]
+    """Gives up all frozen copies that wait, for a reason, but for those of some namespaces."""
     brought: set[str] | None = None
     """Namespaces restored while the store did not take our name; None: an earlier process knew."""
 
@@ -65,6 +72,8 @@ class Claim:
         try:
             await self.holds.add(held)
             await self._adopt_rest(view.manifest, self._given_up(view.found))
+            await self.asked.note(False)
+            await self.forsake(view.manifest, view.found)
             with anyio.fail_after(CALL_LIMIT_S):
                 await self.fence.take_over(view.manifest, view.digest)
         except ManifestMoved:
@@ -106,9 +115,12 @@ class Claim:
             if each.there is There.LOST and each.decision is Decision.SERVE
         ]
         try:
-            await self._forget_lost(lost)
+            await self._forget_lost(lost, limit_s=ANSWER_LIMIT_S)
             if view.manifest is not None:
                 await self._adopt_rest(view.manifest, self._given_up(found))
+            if not view.ours and not view.claimed:
+                await self.asked.note(False)
+                await self.forsake(view.manifest, found)
             with anyio.fail_after(ANSWER_LIMIT_S):
                 if (view.ours or view.claimed) and not self.choices.wait:
                     await self.fence.publish()
@@ -123,22 +135,40 @@ class Claim:
                 raise Waits(f"a choice was made, and the store does not answer: {error}") from error
         await self.choices.forget()
 
-    async def _forget_lost(self, names: Collection[str]) -> None:
+    async def forsake(self, manifest: Manifest | None, found: Mapping[str, Finding]) -> None:
+        """Before the store becomes ours: frozen copies that wait would go over what is stored by now,
+        where its manifest is later than what this journal knows. Raises JournalError.
+        """
+        await self._forsake(manifest, self._given_up(found))
+
+    async def _forsake(self, manifest: Manifest | None, chosen: Collection[str]) -> None:
+        """The same; of those `chosen` what is here counts, and what waits."""
+        waits = any(
+            job.staged is not None and job.key.namespace not in chosen for job in self.scheduler
+        )
+        if waits and manifest is not None and is_superseded(self.fence.identity, manifest):
+            await self.let_go(SET_BACK, chosen)
+            await self.holds.changed()  # a scan finds what is here and later than what is stored
+
+    async def _forget_lost(self, names: Collection[str], *, limit_s: float | None = None) -> None:
         """The store has no index file of these any more: what the ledger says of files that are here is
         withdrawn before a manifest names them, and a scan has them stored again.
 
         What is not here stays in it: an index would wait for it for ever; the audit names it, if it is
-        lost. A store that takes long to tell which are left is not waited for: the scan asks for each.
-        Raises StoreError, JournalError.
+        lost. Of what the store was not heard about nothing is withdrawn: while zdb waits there is a
+        limit, and past it the fence asks before the first put. Raises StoreError, JournalError.
         """
         if not names:
             return
         here = await look_here(self.roots, names)
         entries = [each for each in await self.journal.ledger() if each.key.namespace in names]
         known = [each.key for each in entries if each.key in here[each.key.namespace].lengths]
-        left: Collection[FileKey] = ()
-        with anyio.move_on_after(ANSWER_LIMIT_S):
-            left = await remote.ask(self.store, known)
+        try:
+            with anyio.fail_after(limit_s):
+                left = await remote.ask(self.store, known)
+        except TimeoutError:
+            detail = "it takes long to tell which files are left"
+            raise StoreTemporary("look", self.store.kind, detail) from None
         gone = {key for key in known if key not in left}
         await self.journal.forget(list(gone))
         for name in sorted({key.namespace for key in gone}):
@@ -179,16 +209,30 @@ class Claim:
     async def take_local_now(self, name: str) -> list[str]:
         """The same beside a zdb that serves, at once: for one namespace, or `*` for all that is here.
 
-        Returns the namespaces. Raises StoreError, JournalError, ManifestNewer.
+        Returns the namespaces. What zdb would load half of next time is not taken, but held; so is what
+        differs of the others, where it was not our store. Raises StoreError, JournalError, ManifestNewer.
         """
         try:
             seen, digest = await self.fence.record.read_any()
         except ManifestBad:
             seen, digest = None, await self.store.stat_record(NAME)
         names = [name] if name != "*" else sorted({*self.holds.held, *self.roots.namespaces()})
-        names = [each for each in names if each not in self.skip]
+        halves = await self._halves(each for each in names if each not in self.skip)
+        names = [each for each in names if each not in self.skip and each not in halves]
+        if halves:
+            await self.holds.add(halves)
+        if not names:
+            return []
+        ours = self.fence.is_ours(digest)
+        if not ours:
+            await self.asked.note(False)
+            here = [each for each in self.roots.namespaces() if each not in self.skip]
+            others, _, _ = await self._compared(here, [*names, *halves], seen)
+            if others:
+                await self.holds.add(others)
+            await self._forsake(seen, names)
         for each in names:
-            await self.choices.give_up(each, None if self.fence.is_ours(digest) else seen)
+            await self.choices.give_up(each, None if ours else seen)
         if seen is not None:
             await self._adopt_rest(seen, names)
         await self.fence.take_over(seen, digest)
@@ -196,6 +240,12 @@ class Claim:
         await self.holds.keep({k: v for k, v in self.holds.held.items() if k not in names})
         log.warning("local files are taken", namespaces=names)
         return names
+
+    async def _halves(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of which zdb would load half of what is here, and why they cannot be chosen."""
+        here = await look_here(self.roots, [*names])
+        reasons = {name: half_of(local)[1] for name, local in here.items()}
+        return {name: why for name, why in reasons.items() if why is not None}
 
     async def compare(self, manifest: Manifest | None) -> str | None:
         """The fence found a manifest that is not ours, with zdb served already (see `Fence`).
@@ -205,34 +255,20 @@ class Claim:
         self.brought = self.brought or set()
         names = [name for name in self.roots.namespaces() if name not in self.skip]
         chosen = [name for name in names if self.choices.of(name) == "local"]
+        halves = await self._halves(chosen)  # zdb may be stopped, and files be lost since it was
+        chosen = [name for name in chosen if name not in halves]
         if manifest is not None and (conflict := conflict_of(self.fence.identity, manifest)):
             here = await look_here(self.roots, set(names) - set(chosen))
             if not chosen or any(local.indexes and not local.blank for local in here.values()):
                 return f"{conflict}; {CHOICE}"
-        held: dict[str, str] = {}
-        apart: list[str] = []
-        lost: list[str] = []
-        indexed = {
-            each.key.namespace
-            for each in await self.journal.ledger()
-            if each.key.kind is Kind.INDEX
-        }
-        for name in sorted({*names, *(manifest.namespaces if manifest else ())} - set(self.skip)):
-            row, why = Here.COMPLETE, ""
-            if name not in chosen:
-                row, why, empty = await self._against(name, manifest)
-                if empty and name in indexed and row is Here.COMPLETE:
-                    lost.append(name)
-            if row is Here.EMPTY:  # what zdb makes under that name is not what is stored
-                held[name] = f"{why}, and come back with zdb's next start"
-            elif row in APART or (row is not Here.COMPLETE and manifest is not None):
-                held[name] = f"{why}; {to_decide(name)}"
-            if row in APART:
-                apart.append(name)
+        await self.asked.note(False)  # before the first survey what is not here would be forgotten
+        held, apart, lost = await self._compared(names, [*chosen, *halves], manifest)
+        held |= halves
         if held:
             await self.holds.add(held)
         if apart:  # somebody else may be storing there
             return f"{apart[0]}: {held[apart[0]]}"
+        await self._forsake(manifest, chosen)
         await self._forget_lost(lost)
         for name in chosen:
             await self.choices.give_up(name, manifest)
@@ -243,8 +279,36 @@ class Claim:
             await self.choices.decided([*chosen, "*"] if everywhere else chosen)
         return None
 
+    async def _compared(
+        self, names: Collection[str], chosen: Collection[str], manifest: Manifest | None
+    ) -> tuple[dict[str, str], list[str], list[str]]:
+        """What must be held and why, which of that is another history, and what the store has lost: of
+        `names` here, but for the `chosen`, and of all that the store may have. Raises StoreError.
+        """
+        held: dict[str, str] = {}
+        apart: list[str] = []
+        lost: list[str] = []
+        indexed = {
+            each.key.namespace
+            for each in await self.journal.ledger()
+            if each.key.kind is Kind.INDEX
+        }
+        there = {*await self.asked.listed(), *(manifest.namespaces if manifest else ())}
+        there -= await self.asked.deleted(manifest)
+        for name in sorted({*names, *there} - {*self.skip, *chosen}):
+            row, why, empty = await self._against(name, manifest)
+            if empty and name in indexed and row is Here.COMPLETE:
+                lost.append(name)
+            if row is Here.EMPTY:  # what zdb makes under that name is not what is stored
+                held[name] = f"{why}, and come back with zdb's next start"
+            elif row in APART or (row is not Here.COMPLETE and manifest is not None):
+                held[name] = f"{why}; {to_decide(name)}"
+            if row in APART:
+                apart.append(name)
+        return held, apart, lost
+
     async def _against(self, name: str, manifest: Manifest | None) -> tuple[Here, str, bool]:
-        """What speaks against storing what is here over what is there, and whether nothing is there.
+        """What speaks against storing what is here over what is there, and whether it has no index.
 
         Raises StoreError.
         """
@@ -261,13 +325,17 @@ class Claim:
         here, why = compare.classify(local, sizes)
         indexes = {key: size for key, size in sizes.items() if key.kind is Kind.INDEX}
         if here is Here.EMPTY and not compare.worth(indexes):
-            return Here.COMPLETE, "", not there.all  # nothing is there that a restore would bring
+            return (
+                Here.COMPLETE,
+                "",
+                not there.indexes,
+            )  # nothing is there that a restore would bring
         if weighed.apart is not None and here not in APART and not local.blank:
             return weighed.apart, weighed.why, False
         if here in WITH_FILES and manifest is not None:
             why_not = await differs(self.roots, local, manifest)
             here, why = (Here.FOREIGN, why_not) if why_not else (here, why)
-        return here, why, not there.all
+        return here, why, not there.indexes
 
     def _given_up(self, found: Mapping[str, Finding]) -> list[str]:
         """Those of which somebody chose what is here, and it could be followed."""

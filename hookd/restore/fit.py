@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from hookd.entries import DATA_HEADER_BYTES, HEADER_BYTES, Reach
 from hookd.errors import HookdError
 from hookd.files import FileKey, Kind, data_key, index_key
-from hookd.manifest import Manifest
 from hookd.restore.local import Local
 from hookd.restore.remote import There
 
@@ -56,20 +55,6 @@ def fits(
             f"index entries of {namespace} point into d{max(reach.ends)}, but its newest index is"
             f" i{active}"
         )
-
-
-def as_named(there: There, manifest: Manifest | None) -> None:
-    """A sealed data file never changes: other content than the manifest names is somebody else's, stored
-    over it by mistake, and the entries here point into the other one. Raises Refused.
-    """
-    for key, found in sorted(there.files.items(), key=lambda item: str(item[0])):
-        named = manifest.files.get(key) if manifest else None
-        sealed = named is not None and named.sealed and key.kind is Kind.DATA
-        if sealed and named is not None and named.digest != found.digest:
-            raise Refused(
-                f"{key} is sealed, and in the store it has other content than the manifest names"
-                f" ({found.digest.hex()}, not {named.digest.hex()})"
-            )
 
 
 def too_short(key: FileKey, size: int, end: int, where: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 
 from hookd import zdb
-from hookd.admin.words import count, size
+from hookd.admin.words import count, size, verb
 from hookd.audit.offline import private_folder
 from hookd.backoff import Backoff
 from hookd.config import Config
@@ -22,22 +22,25 @@ from hookd.errors import Exit, StoreError, UserError
 from hookd.fence import Fence
 from hookd.files import FileKey, Roots
 from hookd.identity import home_of, identity_of
-from hookd.journal import Journal, connect, tables
+from hookd.intake.spool import events_in
+from hookd.journal import Journal, tables
 from hookd.log import register_secret
 from hookd.manifest import COPY, NAME, Manifest, ManifestBad, ManifestNewer, decode
 from hookd.recovery import Retriever
 from hookd.recovery_rest import Rest, sizes_of
 from hookd.restore import remote
 from hookd.restore.fit import Refused
-from hookd.restore.local import look
+from hookd.restore.folder import begin, renew
+from hookd.restore.newest import newest_snapshot
 from hookd.restore.progress import Progress
 from hookd.restore.restorer import Restorer
 from hookd.restore.result import Result, told, with_rest
-from hookd.restore.survey import newest_snapshot, survey_of
+from hookd.restore.short import mend
+from hookd.restore.survey import survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder
-from hookd.startup import note_store, recognise
+from hookd.startup import known_store, note_store, open_journal, recognise
 from hookd.stores import attach_store, open_store
 from hookd.stores.base import Store
 from hookd.zdb import ZdbLife
@@ -48,54 +51,75 @@ Show = Callable[[Progress], None]
 def to_folder(config: Config, folder: Path, names: Collection[str], show: Show) -> Result:
     """Everything of these namespaces (none named: of all) into `folder/index` and `folder/data`.
 
-    Done again it goes on where it was. Raises UserError.
+    Done again it goes on where it was, and brings anew what has changed. Raises UserError.
     """
     for secret in config.secrets():
         register_secret(secret)
     roots = Roots(config.zdb.index, config.zdb.data)
-    target = Roots(folder / "index", folder / "data")
-    if target.index == roots.index or target.data == roots.data:
-        raise UserError(
-            f"{folder}: zdb's own files are there; give another folder", code=Exit.USAGE
-        )
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}") from error
+    begin(config, folder)
     with private_folder(config.staging_path) as private:
         store = attach_store(config, roots, private)
-        return anyio.run(_to_folder, config, store, target, names, show)
+        return anyio.run(_to_folder, config, store, folder, names, show)
 
 
 async def _to_folder(
-    config: Config, store: Store, target: Roots, names: Collection[str], show: Show
+    config: Config, store: Store, folder: Path, names: Collection[str], show: Show
 ) -> Result:
+    target = Roots(folder / "index", folder / "data")
     result = Result()
+    name = ""
     try:
         manifest = await _manifest(store)
-        restorer = Restorer(store=store, roots=target, full=True, say=show)
+        restorer = Restorer(store=store, roots=target, full=True, as_it_is=True, say=show)
         for name in names or await _all_names(config, store, manifest):
-            meant, only = _meant(manifest, name)
-            there = await remote.look(store, name, meant, only=only)
-            if there.replaced is not None:
-                there, meant = await remote.look(store, name, manifest), manifest
-            if not there.indexes:
-                if names:
-                    result.refused[name] = "the store has no files of it"
-                continue
             try:
-                done = await restorer.restore(look(target, name), there, meant)
-            except Refused as error:
+                await _one_to_folder(restorer, store, folder, manifest, name, bool(names), result)
+            except StoreError as error:
+                await store.prove_absence()  # of a store that is away no other one comes, too
                 result.refused[name] = str(error)
-            else:
-                result.restored[name] = f"{count(done.files, 'file')}, {size(done.bytes)}"
+            except OSError as error:
+                result.refused[name] = f"cannot write there: {error}"
     except StoreError as error:
-        raise UserError(str(error), code=Exit.UNAVAILABLE) from error
-    except OSError as error:
-        raise UserError(f"cannot write there: {error}") from error
+        if not result.restored:
+            raise UserError(str(error), code=Exit.UNAVAILABLE) from error
+        result.refused[name] = f"{error}; what comes after it was not asked for"
+    else:
+        for name in sorted(set(target.namespaces()) - {*result.restored, *result.refused}):
+            if not names:
+                result.left[name] = "it is of an earlier run, and the store has nothing of it now"
     finally:
         await store.aclose()
     return result
+
+
+async def _one_to_folder(
+    restorer: Restorer,
+    store: Store,
+    folder: Path,
+    manifest: Manifest | None,
+    name: str,
+    named: bool,
+    result: Result,
+) -> None:
+    """Into `result`; `named`: somebody asked for it. Raises StoreError, OSError."""
+    meant, only = _meant(manifest, name)
+    there = await remote.look(store, name, meant, only=only)
+    if there.replaced is not None:
+        there, meant = await remote.look(store, name, manifest), manifest
+    target = Roots(folder / "index", folder / "data")
+    if not there.indexes:
+        if named:
+            result.refused[name] = "the store has no files of it"
+        return
+    try:
+        local = await renew(folder, store, target, there, meant)
+        done = await restorer.restore(local, there, meant)
+    except Refused as error:
+        result.refused[name] = str(error)
+        return
+    result.restored[name] = f"{count(done.files, 'file')}, {size(done.bytes)}"
+    if done.altered:
+        result.refused[name] = f"brought as it is, but {done.altered}"
 
 
 def _meant(
@@ -152,14 +176,35 @@ def in_place(config: Config, only: Collection[str] | None, *, full: bool, show: 
             raise UserError(
                 "zdb runs: what it misses comes back when it asks for it; stop zdb, or give --to"
             )
+        _heard_all(config)
         return anyio.run(_in_place, config, roots, only, full, show)
+
+
+def _heard_all(config: Config) -> None:
+    """Raises UserError while zdb has announced what no journal knows: a namespace that it has deleted
+    looks like one that was lost.
+    """
+    events, shims = events_in(str(config.hook.spool)), zdb.shims_alive(config.hook.socket)
+    if events or shims:
+        what = count(events, "event") if events else count(shims, "hook")
+        raise UserError(
+            f"{what} of zdb {verb(events or shims, 'waits', 'wait')} for hookd ({config.hook.spool}): a"
+            " namespace may have been deleted; start hookd, which hears of it, and say this again"
+        )
 
 
 async def _in_place(
     config: Config, roots: Roots, only: Collection[str] | None, full: bool, show: Show
 ) -> Result:
-    db = connect(config.journal.path)
+    db, _ = open_journal(config.journal.path)
     meta = tables.get_meta(db)
+    heard = meta.get(zdb.HEARD)
+    if isinstance(heard, str) and zdb.listens(heard):
+        db.close()
+        raise UserError(
+            f"somebody listens at {heard}, where zdb did: it runs, perhaps, where it cannot be seen"
+            " from here; stop it, or give --to"
+        )
     scheduler = Scheduler()
     for job in tables.open_jobs(db):
         scheduler.add(job, 0.0)
@@ -168,9 +213,15 @@ async def _in_place(
         staging.restore(staged, content)
     broken: list[Exception] = []
     journal = Journal(db, on_broken=broken.append)
-    store = _opened(config, roots)
+    ledger = await journal.ledger()
     try:
-        recognise(store, meta, await journal.ledger(), config.journal.path)
+        store = _opened(config, roots, known_store(meta, ledger))
+    except UserError:
+        await journal.aclose()
+        staging.close()
+        raise
+    try:
+        recognise(store, meta, ledger, config.journal.path)
     except UserError:
         await store.aclose()
         await journal.aclose()
@@ -217,7 +268,8 @@ async def _in_place(
     try:
         if why := await survey.by_hand(only):
             raise UserError(why, code=Exit.UNAVAILABLE)
-        result = told(survey.findings, only)
+        result = told(survey.findings, only, survey.unread)
+        await mend(result, await journal.ledger(), store, roots)
         if full:
             retriever = Retriever(
                 journal=journal,
@@ -239,11 +291,12 @@ async def _in_place(
         staging.close()
 
 
-def _opened(config: Config, roots: Roots) -> Store:
-    """The store, if it is one: an empty folder, where one should be mounted, does not become a new one.
+def _opened(config: Config, roots: Roots, known: str | None) -> Store:
+    """The store, if it is one: an empty folder, where one should be mounted, does not become a new one,
+    and in another one than is `known` nothing is made or removed.
 
     Raises UserError.
     """
     if config.store.directory is not None and not (config.store.directory.path / "index").is_dir():
         attach_store(config, roots, config.staging_path)
-    return open_store(config, roots)[0]
+    return open_store(config, roots, known=known)[0]

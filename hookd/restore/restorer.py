@@ -6,6 +6,7 @@ In: what is here (`Local`), what is there (`There`); out: a namespace that zdb l
 - nothing is placed before everything that zdb loads at its start has been fetched and proven: each file
   against the store's own checksum, the set by reading every index entry: what it points to is there, in
   full. A data file without its index is never placed;
+- what it brings is what was stored, by the ledger or by the manifest (`proof`);
 - placed in the order active data, then indexes from the newest down, then the descriptor, then i0: zdb
   sees nothing before the last step;
 - killed at any point it goes on where it was: fetched files wait in WORK, not to be fetched again.
@@ -18,6 +19,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -31,11 +33,12 @@ from hookd.journal import Job, LedgerEntry
 from hookd.log import get
 from hookd.manifest import Manifest
 from hookd.restore import remote
-from hookd.restore.fit import Refused, as_named, bogus, fits, too_short
+from hookd.restore.fit import Refused, bogus, fits, too_short
 from hookd.restore.growth import Growth
 from hookd.restore.local import WORK, Local, forget_fetched
 from hookd.restore.place import check, make_folder, put_in_place
 from hookd.restore.progress import Progress
+from hookd.restore.proof import Altered, Proven, as_continued, as_named, as_proven
 from hookd.restore.remote import There
 from hookd.snapshot import hash_live
 from hookd.stores.base import Remote, Store
@@ -64,6 +67,11 @@ class Done:
     bytes: int
     ledger: list[LedgerEntry]
     """All that the store has of the namespace."""
+    altered: str = ""
+    """What of it is not what was stored, where that is brought all the same."""
+
+
+NOTHING: Proven = {}
 
 
 async def _nothing() -> None:
@@ -79,15 +87,19 @@ class Restorer:
         store: Store,
         roots: Roots,
         full: bool = False,
+        as_it_is: bool = False,
         snapshot: Callable[[FileKey], tuple[Path, Job] | None] = lambda key: None,
         say: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        """`full`: all data files come, not only the active one. `snapshot` finds a newer content that
-        waits in the staging folder for its turn; `say` is told now and then.
+        """`full`: all data files come, not only the active one; `as_it_is`: altered ones, too, and `Done`
+        names the first. `snapshot` finds a newer content that waits in the staging folder for its turn;
+        `say` is told now and then.
         """
         self._store = store
         self._roots = roots
         self._full = full
+        self._as_it_is = as_it_is
+        self._altered = ""
         self._snapshot = snapshot
         self._say = say
         self.progress: Progress | None = None
@@ -101,12 +113,13 @@ class Restorer:
         there: There,
         manifest: Manifest | None,
         *,
+        proven: Proven = NOTHING,
         fetched: Callable[[], Awaitable[None]] = _nothing,
     ) -> Done:
         """Raises Refused, StoreError, OSError (no room). Cancelled or failed, it can be done again.
 
-        `fetched` is awaited when all is fetched and fits, before anything is placed; what it raises ends
-        the restore.
+        `proven`: what the ledger says of files there, as far as that is to be relied on. `fetched` is
+        awaited when all is fetched and fits, before anything is placed; what it raises ends the restore.
         """
         namespace = local.namespace
         if there.gap is not None:
@@ -121,9 +134,10 @@ class Restorer:
         self.progress = Progress(namespace, arriving=self._growth.bytes)
         self._say(self.progress)
         try:
+            self._altered = ""
             if not there.indexes:
-                return await self._restore_descriptor(local, there, fetched)
-            return await self._restore(local, there, manifest, fetched)
+                return await self._restore_descriptor(local, there, proven, fetched)
+            return await self._restore(local, there, manifest, proven, fetched)
         finally:
             self.progress = None
 
@@ -132,12 +146,14 @@ class Restorer:
         local: Local,
         there: There,
         manifest: Manifest | None,
+        proven: Proven,
         fetched: Callable[[], Awaitable[None]],
     ) -> Done:
         namespace = local.namespace
         await anyio.to_thread.run_sync(self._make_folders, namespace)
         here = {key: size for key, size in local.lengths.items() if not bogus(local, key, there)}
         wanted = [k for k in there.all if k.kind is not Kind.DATA and k not in here]
+        self._sound(as_proven, wanted, there, proven)
         sizes = await self._fetch(wanted, there)
         indexes = sorted({*there.indexes, *(k.number for k in here if k.kind is Kind.INDEX)})
         self._does("reading the indexes")
@@ -146,13 +162,23 @@ class Restorer:
         numbers = sorted({*reach.ends, active})
         await remote.look_for_data(self._store, there, numbers, manifest)
         fits(namespace, reach, active, here, there)
-        as_named(there, manifest)
+        self._sound(as_named, there, manifest)
+        self._sound(as_proven, there.files.keys() - here.keys(), there, proven)
         data = self._data_to_fetch(namespace, numbers, active, here, there)
         sizes |= await self._fetch(data, there)
         for key in data:
             end = reach.ends.get(key.number, 0)
             if sizes[key] < end:
                 raise Refused(too_short(key, sizes[key], end, "in the store"))
+        brought = [*wanted, *data]
+
+        def where(key: FileKey) -> Path:
+            return self._work(key) if key in sizes else self._roots.path(key)
+
+        looked_at = {*brought, *there.files} if self._as_it_is else brought
+        rest = [key for key in looked_at if key not in proven and key in {*sizes, *here}]
+        continued = partial(as_continued, rest, there, manifest, where)
+        await anyio.to_thread.run_sync(self._sound, continued)
         faults.point("restore-fetched")
         self._does("putting them in place")
         await fetched()
@@ -166,8 +192,17 @@ class Restorer:
             self._entry(key, found, measured, reach, active, manifest)
             for key, found in there.files.items()
         ]
-        brought = [*wanted, *data]
-        return Done(namespace, len(brought), sum(sizes[key] for key in brought), ledger)
+        size = sum(sizes[key] for key in brought)
+        return Done(namespace, len(brought), size, ledger, self._altered)
+
+    def _sound(self, look: Callable[..., None], *arguments: object) -> None:
+        """Raises Altered, unless what is there is brought as it is."""
+        try:
+            look(*arguments)
+        except Altered as error:
+            if not self._as_it_is:
+                raise
+            self._altered = self._altered or str(error)
 
     def _does(self, what: str) -> None:
         """For whoever looks on."""
@@ -176,12 +211,17 @@ class Restorer:
             self._say(self.progress)
 
     async def _restore_descriptor(
-        self, local: Local, there: There, fetched: Callable[[], Awaitable[None]]
+        self,
+        local: Local,
+        there: There,
+        proven: Proven,
+        fetched: Callable[[], Awaitable[None]],
     ) -> Done:
         """A namespace that was made, and of which nothing else was stored: its password comes back."""
         key = namespace_key(local.namespace)
         await anyio.to_thread.run_sync(self._make_folders, local.namespace)
         wanted = [key] if key in there.all else []
+        self._sound(as_proven, wanted, there, proven)
         sizes = await self._fetch(wanted, there)
         await fetched()
         await anyio.to_thread.run_sync(self._place, wanted, [], local, there)
@@ -309,15 +349,9 @@ class Restorer:
         )
         others = [key for key in wanted if key.kind is Kind.NAMESPACE]
         first = indexes.pop() if indexes else None
-        for key in (
-            local.lengths
-        ):  # blank ones of zdb's own, in whose place missing-data brings the real ones
-            if (
-                key.kind is Kind.DATA
-                and key not in data
-                and key in there.all
-                and bogus(local, key, there)
-            ):
+        old = [key for key in local.lengths if key.kind is Kind.DATA and key not in data]
+        for key in old:  # blank ones of zdb's own, in whose place missing-data brings the real ones
+            if key in there.all and bogus(local, key, there):
                 os.unlink(self._roots.path(key))
         for key in [*data, *indexes, *others, *([first] if first else [])]:
             replace = key in local.lengths

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from hookd.restore.finding import Finding
 
 
+NOTHING: Mapping[str, str] = {}
+
+
 @dataclass(slots=True)
 class Result:
     """By namespace."""
@@ -42,9 +45,15 @@ class Result:
         }
 
 
-def told(findings: Mapping[str, Finding], only: Collection[str] | None) -> Result:
-    """Of a survey; of `only` these namespaces somebody asked."""
+def told(
+    findings: Mapping[str, Finding],
+    only: Collection[str] | None,
+    unread: Mapping[str, str] = NOTHING,
+) -> Result:
+    """Of a survey; of `only` these namespaces somebody asked. `unread`: see `Survey`."""
     result = Result()
+    for name, why in unread.items():
+        (result.refused if only is None or name in only else result.left)[name] = why
     for name, found in findings.items():
         if only is not None and name not in only:
             if found.reason:
@@ -57,7 +66,7 @@ def told(findings: Mapping[str, Finding], only: Collection[str] | None) -> Resul
             result.refused[name] = "the store has no files of it"
         else:
             result.complete.append(name)
-    for name in sorted({*(only or ())} - findings.keys()):
+    for name in sorted({*(only or ())} - findings.keys() - unread.keys()):
         result.refused[name] = "zdb.skip_namespaces names it: nothing of it is stored"
     return result
 

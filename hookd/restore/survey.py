@@ -10,6 +10,7 @@ has.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,19 +20,21 @@ import anyio
 import anyio.to_thread
 
 from hookd.backoff import Backoff
-from hookd.errors import Conflict, StoreError, StoreTemporary
+from hookd.errors import Conflict, JournalError, StoreError, StoreTemporary
 from hookd.fence import Fence
 from hookd.files import FileKey, Roots
-from hookd.journal import Job, Journal
+from hookd.journal import Journal
 from hookd.log import get
 from hookd.manifest import Manifest
 from hookd.restore import compare
+from hookd.restore.asked import Asked
 from hookd.restore.choices import Choices
 from hookd.restore.claim import CALL_LIMIT_S, Claim
 from hookd.restore.finding import APART, Finding, Holds, Waits
 from hookd.restore.local import Local, look
 from hookd.restore.restorer import UNWAITED, Restorer
 from hookd.restore.table import Decision, Here, There
+from hookd.restore.unworked import Unworked
 from hookd.restore.verdict import Verdicts
 from hookd.restore.view import View, look_here, look_there
 from hookd.restore.weigh import Scales
@@ -44,6 +47,8 @@ log = get("survey")
 SAY_EVERY_S = 10.0
 
 LOOK_EVERY_S = 0.02
+
+ZDB_STARTED = "zdb has started meanwhile, and has loaded what is here: stop it, and say this again"
 
 PATIENCE_S = 3.0
 """How long the store may take to name its manifest while all that is known is here: zdb waits."""
@@ -61,17 +66,21 @@ class Survey:
     scheduler: Scheduler
     verdicts: Verdicts
     skip: Collection[str]
-    names: Collection[str]
-    """Namespaces asked for where nothing tells their names (a store that cannot list, no manifest)."""
+    asked: Asked
     holds: Holds
     choices: Choices
     claim: Claim
     backoff: Backoff
     hear: Callable[[], Awaitable[None]] | None = None
     """Waits until all that was announced before is known; None where nobody announces."""
+    zdb_runs: Callable[[], Awaitable[bool]] | None = None
+    """Whether zdb may run, asked before a restore by hand changes anything; None: nobody can tell."""
     stopping: Callable[[], bool] = lambda: False
     findings: dict[str, Finding] = field(default_factory=dict)
     """Of the newest survey."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Namespace → why the store could not tell enough of it for the newest restore by hand, which went
+    on with the others."""
     waiting: str | None = None
     """Why zdb is kept waiting now."""
     why: str = ""
@@ -80,6 +89,10 @@ class Survey:
     """Whether namespaces-init has not been answered yet."""
     undecided: bool = False
     """Between namespaces-init and ready: zdb is about to make or load files."""
+    _asked_now: bool = False
+    """Whether the round that runs asked for every name."""
+    surveys: int = 0
+    """How many have begun: each is a zdb that starts."""
     _turn: anyio.Lock = field(default_factory=anyio.Lock)
     """A zdb that was killed in this hook leaves its survey behind; the next one's begins after it."""
 
@@ -92,6 +105,7 @@ class Survey:
 
     async def _survey(self) -> Answer:
         self.choices.begin()
+        self.surveys += 1
         self.undecided = self.running = True
         self.findings = {}
         try:
@@ -103,8 +117,17 @@ class Survey:
         if found is None:
             return Answer(ANSWER_SPOOL, "hookd stops; it goes on with its next start")
         await self.holds.keep({name: each.reason for name, each in found.items() if each.reason})
+        await self._note_asked(found)
         self.findings = found
         return Answer(0, "")
+
+    async def _note_asked(self, found: Mapping[str, Finding]) -> None:
+        """All was asked for, if nothing is open: what is held is not named by any manifest of ours."""
+        unsure = (There.UNREACHABLE, There.BLIND, There.LOST)
+        open_still = self.holds.held or any(each.there in unsure for each in found.values())
+        if self._asked_now and not open_still:
+            with contextlib.suppress(JournalError):  # the next survey asks again
+                await self.asked.note(True)
 
     async def _until_decided(self) -> dict[str, Finding] | None:
         """Round after round; None when hookd is told to stop first."""
@@ -167,6 +190,23 @@ class Survey:
             raise StoreTemporary("compare", "namespaces", "namespaces-init is not answered yet")
         return await self.claim.compare(manifest)
 
+    def _decides(self) -> bool:
+        """Whether zdb is about to make or load files, and a survey looks at what is chosen."""
+        return self.running or self.undecided
+
+    async def take_local(
+        self, name: str, serves: Callable[[], Awaitable[bool]]
+    ) -> list[str] | None:
+        """`Claim.take_local_now`, if zdb serves what is here; None where it does not: then a survey
+        decides. Raises as that does.
+        """
+        if self._decides():
+            return None
+        async with self._turn:
+            if self._decides() or not await serves():
+                return None
+            return await self.claim.take_local_now(name)
+
     async def by_hand(self, only: Collection[str] | None = None) -> str | None:
         """What namespaces-init would do, once, beside a stopped zdb; why nothing came of it, or None:
         `findings` say what.
@@ -175,13 +215,18 @@ class Survey:
         be taken over hangs on them) and left as they are, with what was chosen for them. Raises
         JournalError.
         """
+        surveys = self.surveys
         async with self._turn:
             before, self.undecided, self.running = self.undecided, True, True
             self.choices.begin(only)
+            self.unread = {}
             try:
                 if self.hear is not None:
                     await self.hear()
-                found = await self._round()
+                # One that starts from here on waits in its namespaces-init for its turn.
+                if self.surveys != surveys or (self.zdb_runs and await self.zdb_runs()):
+                    return ZDB_STARTED
+                found = await self._round(self.unread)
             except Waits as error:
                 return str(error)
             finally:
@@ -189,15 +234,22 @@ class Survey:
                 self.undecided, self.running = before, False
             held = {} if only is None else self.holds.held
             held = {name: why for name, why in held.items() if name not in found}
+            held |= {name: why for name, why in self.holds.held.items() if name in self.unread}
             reasons = {name: each.reason for name, each in found.items() if each.reason}
             await self.holds.keep({**held, **reasons})
+            if only is None and not self.unread:
+                await self._note_asked(found)
             self.findings = found
             return None
 
     # -- one round -----------------------------------------------------------------------------
 
-    async def _round(self) -> dict[str, Finding]:
-        """Decide all; restore what can be. Raises Waits."""
+    async def _round(self, unread: dict[str, str] | None = None) -> dict[str, Finding]:
+        """Decide all; restore what can be. Raises Waits.
+
+        `unread`, of a restore by hand, gets those that had to wait while others were restored; then the
+        store is not taken over for the rest, which zdb's next start does.
+        """
         only = self.choices.only
         known, proven = await self._known()
         here = await look_here(self.roots, {*known, *self.roots.namespaces()} - set(self.skip))
@@ -209,12 +261,13 @@ class Survey:
         served_at_once = any(local.indexes for local in here.values()) and all(
             here[name].blank and not known.get(name) and self.verdicts.had_store for name in unsound
         )
-        limit_s = PATIENCE_S if served_at_once else CALL_LIMIT_S
+        limit_s = PATIENCE_S if served_at_once and unread is None else CALL_LIMIT_S
         view = await look_there(self.store, self.fence, limit_s)
-        if view.conflict is not None:
+        if view.conflict is not None or view.superseded:
             known = {}
         else:
             view.proven = proven
+        view.unasked = view.ours and not await self.asked.all()
         names = await self._names(view, here, known)
         found = view.found
 
@@ -224,7 +277,15 @@ class Survey:
 
         for name in sorted({*names, *(only or ())} - set(self.skip), key=turn):
             local = here[name] if name in here else await self._look(name)
-            found[name] = each = await self.verdicts.of(name, local, known.get(name, {}), view)
+            try:
+                each = await self.verdicts.of(name, local, known.get(name, {}), view)
+            except Waits as error:
+                # what is here may be another history, what no manifest names would be named by none
+                if unread is None or not (view.ours or (view.manifest and local.nothing)):
+                    raise
+                unread[name] = str(error).removeprefix(f"{name}: ")
+                continue
+            found[name] = each
             apart = each.here in APART or each.there is There.LOST  # or it is another store
             # a manifest of ours would not name them, and nobody would ask for them again
             unnamed = only is not None and name not in only and each.there is There.FILES
@@ -234,6 +295,12 @@ class Survey:
         if waits:
             name, each = waits[0]
             raise Waits(f"{name}: {each.reason}; {view.trouble}")
+        if unread is not None and not view.readable:
+            raise Waits(f"the store cannot be read: {view.trouble}; nothing was compared with it")
+        if unread:
+            if not any(each.decision is Decision.RESTORE for each in found.values()):
+                raise Waits(next(iter(unread.values())))
+            return found
         await self.claim.claim(view, found)
         return found
 
@@ -257,28 +324,28 @@ class Survey:
     async def _names(
         self, view: View, here: Mapping[str, Local], known: Collection[str]
     ) -> set[str]:
-        """Every namespace that must be decided."""
+        """Every namespace that must be decided. Raises JournalError."""
         given = {entry.key.namespace for entry in await self.journal.given_up()}
-        names = {*here, *known, *given}
-        if view.ours:
+        # what is held may be there only, and is in no manifest of ours then
+        held = set(self.holds.held) - await self.asked.deleted(None)
+        names = {*here, *known, *given, *held}
+        self._asked_now = view.ours and not view.unasked
+        if self._asked_now:
             return names
         if view.manifest is not None:
             names.update(key.namespace for key in view.manifest.given_up)
-        if view.manifest is not None:
             names.update(view.manifest.namespaces)
-        if view.there in (There.MANIFEST, There.EMPTY) and view.conflict is None:
+        if view.readable and (view.conflict is None or view.manifest is not None):
             try:
-                listed = await self.store.namespaces()
-            except StoreError:
-                listed = None
-            names.update(self.names if listed is None else listed)
-            deleted = set(await self.journal.deleted_namespaces())
-            if view.manifest is not None:
-                deleted = (deleted | set(view.manifest.deleted)) - set(view.manifest.namespaces)
+                names.update(await self.asked.listed())
+            except StoreError as error:
+                raise Waits(f"which namespaces the store has: {error}") from error
+            self._asked_now = True
+            deleted = await self.asked.deleted(view.manifest, theirs=view.superseded)
             return names - (deleted - set(here))
         if self.verdicts.had_store and any(each.indexes for each in here.values()):
             return names
-        return {*names, *self.names}
+        return {*names, *self.asked.names}
 
 
 def survey_of(
@@ -297,14 +364,21 @@ def survey_of(
     private: Path,
     takes: Mapping[str, str] | None = None,
     disown: Callable[[str, str], Awaitable[None]] | None = None,
+    forsake: Callable[[str, Collection[str]], Awaitable[None]] | None = None,
 ) -> Survey:
     """A survey with its choices and its claim; see there and `Survey` for the arguments. `private` is a
-    folder that the store can write to, for what is only compared.
+    folder that the store can write to, for what is only compared. `disown`, `forsake`: see `Departures`;
+    None where nobody works on the jobs.
     """
+    unworked = Unworked(journal, scheduler)
+    disown, forsake = disown or unworked.disown, forsake or unworked.forsake
     holds = Holds(journal, held, changed)
     choices = Choices(journal, store, roots, scheduler, dict(takes or {}), disown)
     scales = Scales(store, roots, private, journal)
-    claim = Claim(journal, store, roots, fence, scheduler, skip, holds, choices, scales)
+    asked = Asked(journal, store, names)
+    claim = Claim(
+        journal, store, roots, fence, scheduler, skip, holds, choices, scales, asked, forsake
+    )
     fence.recheck = claim.recheck
     verdicts = Verdicts(journal, store, roots, fence, restorer, scheduler, holds, choices, claim)
     survey = Survey(
@@ -316,7 +390,7 @@ def survey_of(
         scheduler=scheduler,
         verdicts=verdicts,
         skip=skip,
-        names=names,
+        asked=asked,
         holds=holds,
         choices=choices,
         claim=claim,
@@ -324,17 +398,3 @@ def survey_of(
     )
     verdicts.stopping = lambda: survey.stopping()
     return survey
-
-
-def newest_snapshot(
-    scheduler: Scheduler, staging_path: Callable[[str], Path]
-) -> Callable[[FileKey], tuple[Path, Job] | None]:
-    """Finds a file's newest content that waits in the staging folder (`Restorer.snapshot`)."""
-
-    def find(key: FileKey) -> tuple[Path, Job] | None:
-        for job in scheduler.of(key)[-1:]:
-            if job.staged is not None and job.digest and job.error_class != Conflict.error_class:
-                return staging_path(job.staged), job
-        return None
-
-    return find

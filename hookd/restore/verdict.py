@@ -7,23 +7,23 @@ invariant: a namespace is served or restored only if nothing speaks for more the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from hookd.admin.words import count, size
 from hookd.errors import Conflict, JournalError, StoreError
 from hookd.fence import Fence
 from hookd.files import FileKey, Kind, Roots, index_key, namespace_key
-from hookd.journal import Journal
+from hookd.journal import Journal, LedgerEntry
 from hookd.log import get
 from hookd.manifest import Manifest, ManifestBad, ManifestNewer
 from hookd.restore import compare, remote
 from hookd.restore.choices import Choices
-from hookd.restore.claim import Claim, differs
+from hookd.restore.claim import SET_BACK, Claim, differs
 from hookd.restore.finding import APART, WITH_FILES, Finding, Holds, Waits, not_whole, to_decide
 from hookd.restore.fit import Refused
 from hookd.restore.local import Local
+from hookd.restore.proof import OTHER, Altered
 from hookd.restore.restorer import Disturbed, Restorer
 from hookd.restore.table import Decision, Here, There, decide
 from hookd.restore.view import View
@@ -78,7 +78,7 @@ class Verdicts:
         if view.ours:
             here, why = compare.classify(local, known)
             # of one that was held the manifest names what is there, not what is here
-            if here is Here.COMPLETE and name not in self.holds.held:
+            if here is Here.COMPLETE and name not in self.holds.held and not _unasked(view, known):
                 return Finding(Decision.SERVE, here, There.MANIFEST)
         elif view.conflict is not None and local.indexes and not local.blank:
             here, why = Here.FOREIGN, view.conflict
@@ -114,7 +114,7 @@ class Verdicts:
         except StoreError as error:
             here, why = self._unread(local, known)
             column = There.UNREACHABLE
-            if decide(here, column) is Decision.WAIT:
+            if decide(here, column) is Decision.WAIT or _unasked(view, known):
                 raise Waits(f"{name}: {why}; {error}") from error
             return Finding(Decision.SERVE, here, column)
         in_manifest = manifest is not None and name in manifest.namespaces
@@ -125,7 +125,7 @@ class Verdicts:
         if lost and not in_manifest:
             column = There.LOST
         # with our own manifest lengths tell: the ledger has them
-        strange = not view.ours or name in self.holds.held
+        strange = not view.ours or name in self.holds.held or _unasked(view, known)
         weighed = Weighed()
         if strange or not local.indexes or local.interrupted:
             try:
@@ -178,13 +178,29 @@ class Verdicts:
             raise Waits(f"{name}: hookd stops")
         log.warning("restoring", namespace=name, why=here.value)
         started = time.monotonic()
-        before = {entry.key: entry.digest for entry in await self.journal.ledger()}
-        still_so = partial(self.claim.still_so, view, there, manifest)
+        ledger = [each for each in await self.journal.ledger() if each.key.namespace == name]
+        before = {entry.key: entry.digest for entry in ledger}
+        proven = self._proven(name, ledger, there) if view.ours else {}
+
+        async def still_so() -> None:
+            await self.claim.still_so(view, there, manifest)
+            if view.superseded and self.choices.disown is not None:
+                await self.choices.disown(name, SET_BACK)
+
         try:
-            done = await self.restorer.restore(local, there, manifest, fetched=still_so)
-            await self.journal.adopt(done.ledger, seen=before)
+            done = await self.restorer.restore(
+                local, there, manifest, proven=proven, fetched=still_so
+            )
+            # of a file that is here and altered there the audit stores ours again
+            sound = [e for e in done.ledger if e.digest in proven.get(e.key, (e.digest,))]
+            await self.journal.adopt(sound, seen=before)
         except Disturbed as error:
             return Finding(Decision.REFUSE, here, column, str(error))
+        except Altered as error:
+            look = f"`hookd restore {name} --to DIR` brings what is there, as it is"
+            return Finding(
+                Decision.REFUSE, here, column, f"{error}; {not_whole(name, here)}; {look}"
+            )
         except Refused as error:
             if there.waiting:  # without them there may be a whole, older
                 newest = "snapshots here that are not stored yet are newer"
@@ -195,7 +211,7 @@ class Verdicts:
             raise Waits(f"{name}: restoring: {error}") from error
         except (OSError, JournalError) as error:
             raise Waits(f"{name}: restoring, cannot write here: {error}") from error
-        for entry in done.ledger:
+        for entry in sound:
             self.scheduler.remote(entry.key, entry.size_bytes)
         seconds = round(time.monotonic() - started, 3)
         log.warning("restored", namespace=name, files=done.files, bytes=done.bytes, seconds=seconds)
@@ -218,9 +234,31 @@ class Verdicts:
                 return Here.NO_DESCRIPTOR, "its descriptor is absent, which has its password"
         return here, why
 
+    def _proven(
+        self, name: str, ledger: Sequence[LedgerEntry], there: remote.There
+    ) -> dict[FileKey, set[bytes]]:
+        """What we have put there, or are about to, where the store can have nothing else.
+
+        What was given up and is taken back is other content. Where what is stored was chosen, puts whose
+        jobs were given up for it may have taken effect, unknown to the ledger. Of a namespace that
+        is held it has what another frontend's manifest named, and that may have been behind.
+        """
+        if there.only is not None or self.choices.of(name) == "remote":
+            return {}
+        held = self.holds.held.get(name)
+        taken_over = held is not None and OTHER not in held
+        found: dict[FileKey, set[bytes]] = {}
+        for entry in ledger:
+            jobs = self.scheduler.of(entry.key)
+            if (taken_over and not entry.job) or any(job.digest is None for job in jobs):
+                continue
+            found[entry.key] = {entry.digest, *(job.digest for job in jobs if job.digest)}
+        return found
+
     def _waiting(self, name: str, view: View) -> dict[FileKey, Remote]:
         """Frozen contents of a namespace on their way to a store that is ours, newer than what it has."""
-        if view.conflict is not None or self.choices.of(name) == "remote":
+        theirs = view.conflict is not None or view.superseded
+        if theirs or self.choices.of(name) == "remote":
             return {}
         jobs = {job.key: job for job in self.scheduler if job.key.namespace == name}
         newest = (self.scheduler.of(key)[-1] for key in jobs)
@@ -229,6 +267,11 @@ class Verdicts:
             for job in newest
             if job.staged is not None and job.digest and job.error_class != Conflict.error_class
         }
+
+
+def _unasked(view: View, known: Mapping[FileKey, int]) -> bool:
+    """Whether our manifest does not name it because the store was never asked for it."""
+    return view.unasked and not known
 
 
 def _lacking(local: Local, there: remote.There, stored: Mapping[FileKey, int]) -> FileKey | None:

@@ -35,8 +35,13 @@ class View:
     """Why it cannot be read."""
     conflict: str | None = None
     """Why nothing here may be stored: another frontend, another lineage, a newer hookd."""
+    superseded: bool = False
+    """Whether its manifest is later than anything this journal knows of: another frontend's, or our own,
+    and the journal was set back. Then what waits here is older, and only the manifest counts."""
     stuck: str | None = None
     """Why somebody must decide before the store is taken over: what is here is not what is there."""
+    unasked: bool = False
+    """Whether it is ours, and what nobody here knows of was not asked for yet (`Asked`)."""
     claimed: bool = False
     """Whether our name was put there while looking on."""
     proven: Mapping[str, Mapping[FileKey, int]] = field(default_factory=dict)
@@ -75,7 +80,8 @@ async def look_there(store: Store, fence: Fence, limit_s: float) -> View:
                 return View(There.EMPTY)
             manifest, digest = await fence.record.read_any()
             conflict = None if manifest is None else conflict_of(fence.identity, manifest)
-            return View(There.MANIFEST, manifest, digest, conflict=conflict)
+            superseded = manifest is not None and is_superseded(fence.identity, manifest)
+            return View(There.MANIFEST, manifest, digest, conflict=conflict, superseded=superseded)
     except ManifestNewer as error:
         return View(There.MANIFEST, conflict=str(error))
     except ManifestBad as error:
@@ -84,6 +90,13 @@ async def look_there(store: Store, fence: Fence, limit_s: float) -> View:
     except (StoreError, TimeoutError) as error:
         text = str(error) or f"the store does not answer within {limit_s:g} s"
         return View(There.UNREACHABLE, trouble=text)
+
+
+def is_superseded(ours: Identity | None, manifest: Manifest) -> bool:
+    """Whether what this journal knows, and what waits in it, is older than the manifest."""
+    return ours is not None and not ours.goes_on(
+        lineage=manifest.lineage, writer=manifest.writer, sequence=manifest.sequence
+    )
 
 
 def conflict_of(ours: Identity | None, manifest: Manifest) -> str | None:

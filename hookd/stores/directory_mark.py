@@ -53,19 +53,22 @@ def make(path: Path, fresh: Path) -> None:
 def unmounted(path: Path) -> Path | None:
     """The mount point of /etc/fstab at `path` or around it on which nothing is mounted, if there is one.
 
-    Weakness: systemd's own mount units, autofs, and what is bound into a container are not seen.
+    Only places on the way to `path` are looked at: a dead mount elsewhere would hang who looks.
+
+    Weakness: systemd's own mount units, autofs, and what is bound into a container are not seen, nor a
+    mount point that is written by way of a link which `path` does not take.
     """
     try:
         lines = FSTAB.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return None
-    real = Path(os.path.realpath(path))
+    ways = (Path(os.path.abspath(path)), Path(os.path.realpath(path)))
     for line in lines:
         fields = line.split()
         if len(fields) < 3 or line.lstrip().startswith("#") or not fields[1].startswith("/"):
             continue
-        place = Path(os.path.realpath(_plain(fields[1])))
-        if real.is_relative_to(place) and not os.path.ismount(place):
+        place = Path(os.path.normpath(_plain(fields[1])))
+        if any(way.is_relative_to(place) for way in ways) and not os.path.ismount(place):
             return place
     return None
 

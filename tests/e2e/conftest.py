@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from hookd.errors import Exit
 from tests.e2e.daemon import PATIENCE_S, Daemon
+from tests.e2e.restores import NAMES
 from tests.fakes.zdb import FakeZdb
 
 
@@ -30,3 +32,21 @@ def zdb(daemon: Daemon, shim: Path) -> Iterator[FakeZdb]:
     yield made
     made.kill()
     made.finish_hooks()
+
+
+@pytest.fixture
+def lived(daemon: Daemon, zdb: FakeZdb) -> FakeZdb:
+    """Two namespaces, all stored; daemon and zdb have ended."""
+    daemon.start()
+    assert zdb.start() == 0
+    for name in NAMES:
+        zdb.create(name)
+        for _ in range(2):
+            zdb.churn(name, 6)
+            zdb.rotate(name)
+        zdb.churn(name, 2)
+    zdb.finish_hooks()  # on a busy machine an earlier one could come after the closing ones
+    zdb.stop()
+    zdb.finish_hooks()
+    assert daemon.stop() == Exit.OK
+    return zdb

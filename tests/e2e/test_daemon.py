@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +23,55 @@ from tests.fakes.zdb import FakeZdb
 from tests.fakes.zdb_files import answers, header
 
 pytest_plugins = ["tests.shim_build"]
+
+
+def test_a_root_that_cannot_be_listed(daemon: Daemon) -> None:
+    """EIO, ESTALE, and here ENOTDIR: the daemon stays, and goes on once the disk is back."""
+    daemon.expect("zdb could not be told", "scan failed", "scan failed, will retry")
+    daemon.start()
+    away = daemon.folder / "away"
+    daemon.index.rename(away)
+    daemon.index.touch()
+    ends = time.monotonic() + 30
+    while not daemon.logged("zdb could not be told"):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    daemon.index.unlink()
+    away.rename(daemon.index)
+    assert daemon.stop() == 0
+
+
+def test_few_descriptors(shim: Path, tmp_path: Path) -> None:
+    """As many silent connections as there may be leave enough for everything else; it is said."""
+    few = ("sh", "-c", 'ulimit -n 400; exec "$@"', "sh", *LAUNCHER)
+    daemon = Daemon(tmp_path, shim, launcher=few, settings={"hook.frame_timeout_s": 2})
+    daemon.expect("notice", "cannot accept")
+    daemon.start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(500):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with contextlib.suppress(OSError):  # the backlog is full
+                client.connect(str(daemon.setting("hook.socket")))
+        assert daemon.ask("health")
+        time.sleep(1.2)  # the room, the pulse and the scan have looked meanwhile
+        assert daemon.running
+    assert [line for line in daemon.logged("notice") if "hook.max_connections" in line["text"]]
+    assert not daemon.logged("cannot accept")
+    assert daemon.stop() == 0
+    daemon.close(check=False)
+
+
+def test_more_descriptors(shim: Path, tmp_path: Path) -> None:
+    """The soft limit is raised to the hard one."""
+    launcher = ("sh", "-c", 'ulimit -S -n 256; exec "$@"', "sh", *LAUNCHER)
+    daemon = Daemon(tmp_path, shim, launcher=launcher)
+    daemon.start()
+    soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    assert soft == min(hard, 1 << 17) or hard == resource.RLIM_INFINITY
+    assert soft > 256
+    assert daemon.stop() == 0
+    daemon.close()
 
 
 def refused(daemon: Daemon) -> tuple[int, str]:

@@ -15,8 +15,52 @@ import pytest
 
 from hookd.errors import Exit
 from tests.e2e.daemon import ZDB, Daemon
+from tests.fakes.audits import data_bytes, index_bytes
 
 pytest_plugins = ["tests.shim_build"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_stop_with_quarantined_snapshots(shim: Path, tmp_path: Path, same: bool) -> None:
+    """They fill the staging folder. Where the disk has the very same bytes they make room for what can be
+    stored; else the drain ends all the same, and says that a decision is needed.
+    """
+    values = 10_000
+    daemon = Daemon(tmp_path, shim, settings={"snapshot.max_bytes": 1_000_000})
+    daemon.expect("quarantined", "no snapshot, will freeze later", "will retry")
+    daemon.expect("gave its room away, will freeze again", "alarm")
+
+    def close(name: str) -> None:
+        index, data = daemon.index / name / "i0", daemon.data / name / "d0"
+        assert daemon.hook("namespace-closing", ZDB, name, str(index), str(data), "").code == 0
+
+    def make(name: str) -> None:
+        for root in (daemon.index, daemon.data):
+            (root / name).mkdir()
+        (daemon.data / name / "d0").write_bytes(data_bytes(0, values=values))
+        (daemon.index / name / "i0").write_bytes(index_bytes(0, values=values))
+
+    daemon.start()
+    for name in ("a", "b"):
+        make(name)
+        close(name)
+    daemon.until_stored()
+    for name in ("a", "b"):  # shorter than what is stored: a conflict
+        index = daemon.index / name / "i0"
+        index.write_bytes(index.read_bytes()[:-42])
+        close(name)
+    daemon.until(lambda s: s["queue"]["states"].get("quarantined", {}).get("files") == 2)
+    if not same:
+        for name in ("a", "b"):
+            index = daemon.index / name / "i0"
+            index.write_bytes(index.read_bytes()[:-42] + bytes(42))
+    make("c")
+    close("c")
+    assert daemon.stop() == 75
+    assert ("index/c/i0" in daemon.stored()) == same
+    assert "quarantined" in daemon.announced()[-1]
+    daemon.close()
+
 
 DISK_BYTES = 2 << 20
 NO_CLOSING = "zdb ended without its closing hooks"

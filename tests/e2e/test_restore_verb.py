@@ -4,51 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hookd.errors import Exit
-from tests.e2e.daemon import REPOSITORY, Daemon, contents
+from tests.e2e.daemon import Daemon, contents
+from tests.e2e.restores import NAMES, restore, wipe
 from tests.fakes.zdb import FakeZdb
 from tests.fakes.zdb_files import answers
 
 pytest_plugins = ["tests.shim_build"]
-
-NAMES = ("ns", "other")
-
-
-def restore(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the verb."""
-    command = [sys.executable, "-m", "hookd", "restore", *arguments, "--config", str(daemon.config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
-
-
-@pytest.fixture
-def lived(daemon: Daemon, zdb: FakeZdb) -> FakeZdb:
-    """Two namespaces, all stored; daemon and zdb have ended."""
-    daemon.start()
-    assert zdb.start() == 0
-    for name in NAMES:
-        zdb.create(name)
-        for _ in range(2):
-            zdb.churn(name, 6)
-            zdb.rotate(name)
-        zdb.churn(name, 2)
-    zdb.finish_hooks()  # on a busy machine an earlier one could come after the closing ones
-    zdb.stop()
-    zdb.finish_hooks()
-    assert daemon.stop() == Exit.OK
-    return zdb
-
-
-def wipe(daemon: Daemon) -> None:
-    for root in (daemon.index, daemon.data):
-        shutil.rmtree(root)
-        root.mkdir()
-    shutil.rmtree(daemon.journal.parent)
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -194,6 +160,7 @@ def test_a_store_that_is_away(daemon: Daemon, lived: FakeZdb, tmp_path: Path) ->
         ("nothing", True),
         ("empty", False),
         ("empty", True),
+        ("bare", False),  # below the mount point somebody made folders by hand
         ("another", False),  # with a new journal nothing tells it from the right one
     ],
 )
@@ -212,10 +179,13 @@ def test_a_store_that_is_not_mounted(
     daemon.store.rename(tmp_path / "away")
     if instead != "nothing":
         daemon.store.mkdir()
+    if instead in ("bare", "another"):
+        (daemon.store / "index").mkdir()
     if instead == "another":
         shutil.copytree(tmp_path / "away" / ".hookd", daemon.store / ".hookd")
         (daemon.store / ".hookd" / "manifest.json").unlink()
         (daemon.store / ".hookd" / "store-id").write_text("0" * 32)
+        (daemon.store / ".hookd" / "tmp" / "d5.inflight").write_text("somebody is at it")
     before = sorted(daemon.store.rglob("*"))
     run = restore(daemon)
     assert run.returncode == Exit.UNAVAILABLE, run.stdout + run.stderr

@@ -20,7 +20,7 @@ pytest_plugins = ["tests.shim_build"]
 LOUD = (
     "restoring", "restored", "fenced: nothing is stored any more", "store is down", "choice",
     "local files are taken", "set aside", "held", "zdb ended without its closing hooks", "withdrawn",
-    "store is back", "will retry", "quarantined",
+    "store is back", "will retry", "quarantined", "kept",
 )  # fmt: skip
 
 

@@ -23,8 +23,9 @@ from hookd.journal import Job, Journal, LedgerEntry, connect, ledger_rows, table
 from hookd.manifest import Manifest
 from hookd.policy import Rules
 from hookd.recovery import Retriever
+from hookd.restore.newest import newest_snapshot
 from hookd.restore.restorer import Restorer
-from hookd.restore.survey import newest_snapshot, survey_of
+from hookd.restore.survey import survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.wire import Answer, EventFrame
@@ -160,6 +161,7 @@ class Rig:
             backoff=self.backoff,
             private=self.staging.folder,
             disown=self.dispatcher.departures.disown,
+            forsake=self.dispatcher.departures.forsake,
         )
         self.holds_changed = 0
         self._worker: asyncio.Future[None] | None = None
@@ -173,7 +175,7 @@ class Rig:
 
         self.dispatcher.wake = wake_and_tell  # type: ignore[method-assign]
         for entry in ledger:
-            self.scheduler.remote(entry.key, entry.size_bytes)
+            self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
         for event_id, seq, answer in events:
             self.admission.remember(event_id, seq, answer)
         self.dispatcher.enqueue(jobs)

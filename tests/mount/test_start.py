@@ -75,7 +75,7 @@ def test_wait_remote(mount: HookdMount, server: Server) -> None:
         ("RCLONE_CONFIG_RSHARE_URL", "nonsense", 78, "URL"),
         ("RCLONE_CONFIG_RSHARE_TYPE", "webdaff", 78, "does not know"),
         ("RCLONE_CONFIG_RSHAR_USER", "x", 78, "RCLONE_CONFIG_RSHAR_USER"),
-        ("RCLONE_CONFIG_RSHARE_URL", "http://no-such-host.invalid", 69, "no such host"),
+        ("RCLONE_CONFIG_RSHARE_URL", "http://no-such-host.invalid", 69, "no-such-host.invalid"),
         ("LOCAL_PATH", "relative", 78, "mount.local_path"),
         ("LOCAL_PATH", "", 78, "LOCAL_PATH"),
         ("LOCAL_PATH", "/proc/nothing", 78, "/proc/nothing"),
@@ -440,3 +440,23 @@ def test_read_only(mount: HookdMount, server: Server) -> None:
         (mount.point / "x").write_bytes(b"")
     assert mount.stop() == 0
     assert server.files() == {"there": b"read me"}
+
+
+def test_wait_ends_by_a_signal(mount: HookdMount) -> None:
+    """As PID 1 it has a handler of its own: the kernel drops a signal that has none there."""
+    mount.start("wait", "--timeout", "60", wait=False)
+    waits = mount.process
+    assert waits is not None
+    try:
+        status = Path(f"/proc/{waits.pid}/status")
+
+        def caught() -> bool:
+            masks = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+            return bool(int(masks["SigCgt"], 16) & 1 << (signal.SIGTERM - 1))
+
+        mount.until(caught)
+        waits.terminate()
+        assert waits.wait(10) == 128 + signal.SIGTERM
+    finally:
+        waits.kill()
+        waits.wait()

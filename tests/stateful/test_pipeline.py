@@ -413,7 +413,7 @@ class Pipeline(RuleBasedStateMachine):
         self.spool = Spool(self.folder / "spool", admit=self.admission.admit)
         self.spool.prepare()
         for entry in loaded.ledger:
-            self.scheduler.remote(entry.key, entry.size_bytes)
+            self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
         for event_id, seq, answer in loaded.events:
             self.admission.remember(event_id, seq, answer)
         self.dispatcher.enqueue(loaded.jobs)

@@ -38,6 +38,9 @@ class Model:
     open: list[Job] = field(default_factory=list)
     due: dict[int, float] = field(default_factory=dict)
     remote: dict[FileKey, int] = field(default_factory=dict)
+    sealed: set[FileKey] = field(default_factory=set)
+    given_up: set[FileKey] = field(default_factory=set)
+    checked: dict[str, int] = field(default_factory=dict)
 
     def line(self, key: FileKey) -> list[Job]:
         """In the order in which the contents were read; what runs was first when it began."""
@@ -63,6 +66,8 @@ class Model:
             return []
         first = line[0]
         patient = first.state is JobState.PENDING and first.attempts == 0
+        if (new.needs or 0) < (first.needs or 0) and self.waits_for_nobody(first):
+            patient = False
         return line[1:] if patient and now - first.queued_at >= WITHIN_S else line
 
     @staticmethod
@@ -83,23 +88,38 @@ class Model:
             return False
         name, needs = job.key.namespace, job.needs
         data = [data_key(name, number) for number in range(needs + 1)]
-        if any(self.line(key) for key in data):
-            return True
-        if self.remote.get(data[-1], 0) < job.needs_bytes:
+        if any(self.line(key) for key in data) or self.is_short(job):
             return True
         if job.key.kind is not Kind.INDEX:
             return False
         if self.waits_for_newer(job):
             return True
+        if self.has_to_look(job):
+            return False
         return any(self.goes_first(older, job) for older in range(job.key.number))
 
     def goes_first(self, older: int, job: Job) -> bool:
-        """Rule 2 for indexes that are new to the store: the older one first, unless that waits for it."""
+        """Rule 2 for indexes that are new to the store: the older first, unless that waits for one."""
         key = index_key(job.key.namespace, older)
         if job.key.kind is not Kind.INDEX or job.key in self.remote or key in self.remote:
             return False
         line = self.line(key)
-        return bool(line) and not self.is_short(line[0]) and not self.waits_for_newer(line[0])
+        return bool(line) and not self.waits_for_newer(line[0])
+
+    def has_to_look(self, job: Job) -> bool:
+        """Another one lacks data that nobody has announced, and this one may find it on disk."""
+        assert job.needs is not None
+        name = job.key.namespace
+        return any(
+            other.state is JobState.PENDING
+            and other.key.namespace == name
+            and other.needs is not None
+            and self.checked.get(name, 0) <= other.needs < job.needs
+            and self.line(other.key)[0] is other
+            and other.id not in self.due
+            and self.is_short(other)
+            for other in self.open
+        )
 
     def waits_for_newer(self, job: Job) -> bool:
         """Rule 2 for an index that was rewritten."""
@@ -115,7 +135,22 @@ class Model:
         assert needs is not None
         if any(self.line(data_key(name, number)) for number in range(needs + 1)):
             return False
-        return self.remote.get(data_key(name, needs), 0) < job.needs_bytes
+        key = data_key(name, needs)
+        if key in self.sealed or key in self.given_up:
+            return False
+        return self.remote.get(key, 0) < job.needs_bytes
+
+    def waits_for_nobody(self, job: Job) -> bool:
+        """What holds it back is in no line."""
+        if job.needs is None:
+            return False
+        name, needs = job.key.namespace, job.needs
+        if any(self.line(data_key(name, number)) for number in range(needs + 1)):
+            return False
+        if self.is_short(job):
+            return True
+        newer = index_key(name, needs)
+        return job.key.kind is Kind.INDEX and self.waits_for_newer(job) and not self.line(newer)
 
     def may_run(self, now: float) -> list[Job]:
         """Rules 1 and 2: everything that may run now."""
@@ -159,6 +194,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert gone == expected
         self._leave(*gone)
         self.model.open.append(job)
+        self.model.given_up.discard(job.key)
         self.added[job.id] = job
         if gone:
             assert job.turn <= min(old.turn for old in gone)
@@ -175,6 +211,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             begun=begun,
             size_bytes=size,
             staged=staged,
+            sealed=staged is None,
             needs=fields.get("needs"),
             needs_bytes=fields.get("needs_bytes", 0),
         )
@@ -204,10 +241,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             if not self.model.line(key):
                 self._prove(key, size)
 
-    def _prove(self, key: FileKey, size: int) -> None:
+    def _prove(self, key: FileKey, size: int, *, sealed: bool = False) -> None:
         size = max(size, self.model.remote.get(key, 0))  # zdb's files only grow
-        self.scheduler.remote(key, size)
+        self.scheduler.remote(key, size, sealed=sealed)
         self.model.remote[key] = size
+        if sealed:
+            self.model.sealed.add(key)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 10.0, 40.0]))
     def wait(self, seconds: float) -> None:
@@ -225,10 +264,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             )
             job = self.scheduler.take(self.now)
             assert job is expected
+            self.model.due = {k: due for k, due in self.model.due.items() if due > self.now}
             if job is None:
                 break
             assert job.state is JobState.RUNNING
-            self.model.due.pop(job.id, None)
             taken.append(job)
         return multiple(*taken)
 
@@ -240,12 +279,40 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.ended.add(job.id)
             self.model.open.remove(job)
 
+    def _look(self, job: Job) -> bool:
+        """As an attempt does before it puts an index: there was nothing on disk that nobody announced.
+        False: it has to wait for another one now.
+        """
+        if job.key.kind is not Kind.INDEX:
+            return True
+        assert job.needs is not None
+        self.scheduler.checked(job)
+        name = job.key.namespace
+        self.model.checked[name] = max(job.needs, self.model.checked.get(name, 0))
+        if self.scheduler.waits_for(job) is None:
+            return True
+        job.state = JobState.PENDING
+        self.scheduler.release(job)
+        return False
+
+    def _leaves_no_hole(self, job: Job) -> None:
+        """All older indexes that are on their way are remote, but for those that wait for a newer one."""
+        for number in range(job.key.number):
+            older = index_key(job.key.namespace, number)
+            line = self.model.line(older)
+            if line and older not in self.model.remote and job.key not in self.model.remote:
+                assert self.model.waits_for_newer(line[0])
+
     @rule(job=consumes(running))
     def settle(self, job: Job) -> None:
+        if not self._look(job):
+            return
+        if job.key.kind is Kind.INDEX:
+            self._leaves_no_hole(job)
         job.state = JobState.SETTLED
         self._leave(job)
         assert job.size_bytes is not None
-        self._prove(job.key, job.size_bytes)
+        self._prove(job.key, job.size_bytes, sealed=job.sealed)
         older = [
             old
             for old in self.model.line(job.key)
@@ -297,6 +364,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def skip(self, job: Job) -> None:
         if job.id not in self.ended:
             self._leave(job)
+            self.model.given_up.add(job.key)
+            self.scheduler.give_up(job.key)
             self.scheduler.finished(job)
 
     @precondition(lambda self: self.model.due)
@@ -342,10 +411,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_in_a_circle(self) -> None:
         """Whoever waits, waits in the end for one that runs, may run, backs off or needs a decision; or
-        for what nobody has announced, but then without an older index in between.
+        for what nobody has announced.
         """
         for job in self.model.open:
-            seen, older = set[int](), False
+            seen = set[int]()
             while job.state is JobState.PENDING and job.id not in self.model.due:
                 assert job.id not in seen
                 seen.add(job.id)
@@ -356,16 +425,16 @@ class SchedulerMachine(RuleBasedStateMachine):
                 obstacle = self.scheduler.waits_for(job)
                 if obstacle is None:
                     break
-                older |= obstacle.kind is Kind.INDEX and obstacle.number < job.key.number
                 line = self.model.line(obstacle)
                 if not line:
-                    assert not older
                     break
                 job = line[0]
 
     @invariant()
     def no_gap_that_can_be_helped(self) -> None:
-        """An index that is new to the store does not begin while an older one could go before it."""
+        """An index that is new to the store does not begin while an older one goes before it, but to look
+        for what that one lacks.
+        """
         for job in self.model.open:
             if job.key.kind is Kind.INDEX and self.scheduler.waits_for(job) is None:
                 name, number = job.key.namespace, job.key.number
@@ -375,7 +444,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                     line = self.model.line(index_key(name, older))
                     new = index_key(name, older) not in self.model.remote
                     if line and new and line[0].needs == older:
-                        assert self.model.is_short(line[0])
+                        assert self.model.has_to_look(job)
 
     @invariant()
     def knows_when_it_is_stuck(self) -> None:

@@ -43,6 +43,7 @@ class FakeDispatcher:
         self.withdrawn: list[tuple[int, str]] = []
         self.fails: Exception | None = None
         self.departures: Any = self
+        self.skips: tuple[Any, ...] = ()
 
     def wake(self) -> None:
         self.woken += 1

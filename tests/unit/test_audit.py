@@ -848,3 +848,20 @@ class TestAuditor:
             with pytest.raises(TooMany):
                 auditor.request(Scope())
             group.cancel_scope.cancel()
+
+
+class TestNeitherIsRight:
+    async def test_other_bytes_on_both_sides(self, tmp_path: Path) -> None:
+        """An unsealed data file that does not begin with what was stored does not go over the store's."""
+        async with rig(tmp_path) as found:
+            await good(found)
+            stored = found.store.content[D2]
+            found.store.content[D2] = stored[:-1] + b"?"
+            found.roots.path(D2).write_bytes(b"!" + stored[1:] + b"and more")
+            progress = await audit(found)
+            finding = next(each for each in progress.findings if each.key == D2)
+            assert "neither is overwritten" in finding.detail
+            assert finding.alarm
+            assert len(found.scheduler) == 0
+            found.roots.path(D2).write_bytes(stored + b"and more")
+            assert "stored again" in next(iter((await audit(found)).findings)).detail

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import anyio
 import pytest
 
 from hookd import manifest
+from hookd.errors import StoreTemporary
 from hookd.files import FileKey
 from hookd.restore.local import WORK
 from hookd.restore.result import told
+from hookd.restore.survey import ZDB_STARTED
 from hookd.restore.table import Decision, Here
 from tests.conftest import Logs
 from tests.fakes.rig import rig
@@ -145,3 +148,58 @@ async def test_nobody_is_called_so(tmp_path: Path) -> None:
         assert told(found.survey.findings, ["nobody"]).refused == {
             "nobody": "the store has no files of it"
         }
+
+
+@pytest.mark.parametrize("seen", ["by its hook", "by its listener"])
+async def test_zdb_starts_between_the_question_and_the_turn(tmp_path: Path, seen: str) -> None:
+    """It has loaded what is here: nothing is set aside under it, and what was chosen stays."""
+    files, store = two_at(tmp_path), MemoryStore()
+    fill(store, files, named=True)
+    async with rig(tmp_path, store) as found:
+        await found.survey.survey()
+        await found.survey.judge()
+        await found.survey.choices.choose(ONE, "remote")
+        why: list[str | None] = []
+
+        async def runs() -> bool:
+            return seen == "by its listener"
+
+        async def by_hand() -> None:
+            why.append(await found.survey.by_hand(None))
+
+        found.survey.zdb_runs = runs
+        async with anyio.create_task_group() as group, found.survey._turn:  # a namespaces-init
+            group.start_soon(by_hand)
+            await anyio.wait_all_tasks_blocked()
+            if seen == "by its hook":
+                found.survey.surveys += 1
+        assert why == [ZDB_STARTED]
+        assert not list((tmp_path / "index" / ONE).glob(".hookd-aside-*"))
+        assert found.survey.choices.of(ONE) == "remote"
+
+
+async def test_one_that_cannot_be_read(tmp_path: Path) -> None:
+    """The other one comes, and the store is asked for all of them again: not all is known."""
+    files, store = two_at(tmp_path), MemoryStore()
+    fill(store, files, named=True)
+    wipe(tmp_path)
+    get = store.get
+
+    async def failing(key: FileKey, target: Path) -> None:
+        if key.namespace == OTHER:
+            raise StoreTemporary("get", key, "it cannot be read")
+        await get(key, target)
+
+    store.get = failing  # type: ignore[method-assign]
+    async with rig(tmp_path, store) as found:
+        assert await found.survey.by_hand() is None
+        result = told(found.survey.findings, None, found.survey.unread)
+        assert list(result.restored) == [ONE]
+        assert "it cannot be read" in result.refused[OTHER]
+        assert here(tmp_path) == {ONE}
+        assert not await found.survey.asked.all()
+        store.get = get  # type: ignore[method-assign]
+        assert await found.survey.by_hand() is None
+        assert here(tmp_path) == {ONE, OTHER}
+        named = manifest.decode(store.records[manifest.NAME])
+        assert set(named.namespaces) == {ONE, OTHER}

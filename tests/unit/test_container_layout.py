@@ -12,6 +12,9 @@ from hookd.errors import ConfigError
 
 def test_nothing_is_set() -> None:
     assert read_settings({"PATH": "/bin", "HOOKD_LOG__LEVEL": "debug"}) == Settings()
+    # of a Kubernetes Service that is called qsfs
+    told = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP_ADDR")
+    assert read_settings({f"QSFS_{name}": "tcp://10.0.0.1:80" for name in told}) == Settings()
 
 
 def test_all_are_read() -> None:

@@ -9,17 +9,41 @@ import anyio
 import pytest
 
 from hookd.errors import JournalUnavailable
-from hookd.files import data_key, index_key
-from hookd.journal import JobState, LedgerEntry
+from hookd.files import FileKey, data_key, index_key
+from hookd.journal import Job, JobState, LedgerEntry
+from hookd.snapshot import Snapshot
 from tests.conftest import Logs
 from tests.fakes.owed import frozen
-from tests.fakes.rig import rig
+from tests.fakes.rig import Rig, rig
 from tests.fakes.store import MemoryStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
 
 RETRY = "will retry"
 QUARANTINED = "quarantined"
+
+
+def snapshot_of(key: FileKey, made: Snapshot | None) -> Job:
+    """A job that is not committed yet."""
+    assert made is not None
+    return Job(
+        key=key,
+        staged=made.staged,
+        begun=made.begun,
+        size_bytes=made.size_bytes,
+        digest=made.digest,
+        content=made.content,
+    )
+
+
+async def no_moves(found: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows cannot be moved for now, and that is tried again soon."""
+
+    async def move(*_: object) -> None:
+        raise JournalUnavailable("disk full")
+
+    monkeypatch.setattr("hookd.departures.JOURNAL_AGAIN_S", 0.01)
+    monkeypatch.setattr(found.journal, "move", move)
 
 
 class TestSuperseded:
@@ -93,6 +117,77 @@ class TestSuperseded:
             assert [content for _, content in store.puts] == [b"other" * 10]
             assert found.states()[0] == (str(key), "superseded")
             await found.eventually(lambda: not found.staged())
+
+    async def test_while_the_newer_one_settles(self, tmp_path: Path) -> None:
+        """An older snapshot joins while the newer one is being settled: its row stays settled, and
+        no restart does it again.
+        """
+        key = index_key("ns", 0)
+        async with rig(tmp_path, guarded=False) as found:
+            path = found.write(key, b"older" * 10)
+            [older] = found.staging.freeze([path])
+            path.write_bytes(b"newer" * 10)
+            [newer] = found.staging.freeze([path])
+            late, job = snapshot_of(key, older), snapshot_of(key, newer)
+            settle = found.journal.settle
+
+            async def settling(*args: Any, **kwargs: Any) -> None:
+                found.dispatcher.enqueue([late])
+                await settle(*args, **kwargs)
+
+            found.journal.settle = settling  # type: ignore[method-assign]
+            gate = found.store.gates[key] = anyio.Event()
+            await found.journal.add_jobs([job])
+            found.dispatcher.enqueue([job])
+            await found.until(lambda: key in found.store.waiting)
+            await found.journal.add_jobs([late])
+            gate.set()
+            await found.empty()
+            await found.eventually(lambda: not found.dispatcher.departures.unkept)
+            assert found.states() == [(str(key), "settled"), (str(key), "superseded")]
+
+    async def test_outdated_not_kept(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that is found outdated while the journal cannot be written is known until it says so."""
+        logs.expect("journal unavailable")
+        key = index_key("ns", 0)
+        async with rig(tmp_path, guarded=False, run=False) as found:
+            path = found.write(key, b"older" * 10)
+            [older] = found.staging.freeze([path])
+            path.write_bytes(b"newer" * 10)
+            [newer] = found.staging.freeze([path])
+            found.work()
+            for made in (newer, older):
+                if made is older:
+                    await no_moves(found, monkeypatch)
+                job = snapshot_of(key, made)
+                await found.journal.add_jobs([job])
+                found.dispatcher.enqueue([job])
+                await found.empty()
+            departures = found.dispatcher.departures
+            await found.eventually(lambda: departures.unkept == 1 and not found.running)
+            assert len(found.staged()) == 1
+            monkeypatch.undo()
+            await found.eventually(lambda: not departures.unkept)
+            assert found.states() == [(str(key), "settled"), (str(key), "superseded")]
+            assert found.staged() == []
+
+    async def test_gone_not_kept(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Likewise one that went with its deleted namespace."""
+        logs.expect(RETRY, "withdrawn", "journal unavailable")
+        async with rig(tmp_path) as found:
+            await found.journal.retire("ns")
+            found.index(0)
+            await no_moves(found, monkeypatch)
+            await found.admit(found.sealed(2))
+            departures = found.dispatcher.departures
+            await found.eventually(lambda: departures.unkept == 1)
+            monkeypatch.undo()
+            await found.eventually(lambda: not departures.unkept)
+            assert ("data/ns/d2", "withdrawn") in found.states()
 
 
 class TestDeleted:

@@ -295,3 +295,20 @@ def test_not_below_an_empty_mount_point(
     DirectoryStore(place).prepare()
     (tmp_path / "elsewhere").mkdir()
     DirectoryStore(tmp_path / "elsewhere").prepare()
+
+
+def test_a_dead_mount_elsewhere_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look at it would hang the start."""
+    fstab, dead = tmp_path / "fstab", str(tmp_path / "dead")
+    fstab.write_text(f"nas:/x {dead} nfs nofail 0 0\nnas:/y {dead}/below nfs nofail 0 0\n")
+    monkeypatch.setattr(directory_mark, "FSTAB", fstab)
+    real = os.lstat  # ismount and realpath look with it
+
+    def look(path: str | Path) -> os.stat_result:
+        assert not os.fspath(path).startswith(dead)
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", look)
+    assert directory_mark.unmounted(tmp_path / "alive" / "store") is None

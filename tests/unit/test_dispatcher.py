@@ -13,6 +13,7 @@ import pytest
 from hookd.attempt import _classified
 from hookd.departures import Disowned
 from hookd.digest import digest_of
+from hookd.entries import HEADER_BYTES
 from hookd.errors import (
     JournalUnavailable,
     NoRoom,
@@ -700,7 +701,7 @@ class TestUnheardDeletion:
         async with rig(tmp_path) as found:
             await proven(found, data_key("ns", 0), b"old values" * 50, sealed=True)
             await proven(found, index_key("ns", 0), b"old entries", sealed=False)
-            found.index(1)
+            found.index(1, b"1" * HEADER_BYTES)  # zdb has just made it, and is about to make d1
             files = {found.data(0, b"new" * 20), found.index(0, b"new entries" * 5)}
             await found.admit(found.sealed(0))
             await found.admit(found.jumped(0))

@@ -124,6 +124,9 @@ def test_a_secret_of_a_kind_of_remote() -> None:
         ("--dry-run", "keeps rclone from writing"),
         ("--interactive=true", "keeps rclone from writing"),
         ("--webdav-pass=hunter2", "may hold a secret"),
+        ("--header=Authorization: Bearer hunter2", "RCLONE_HEADER"),
+        ("--header-upload=X: hunter2", "RCLONE_HEADER_UPLOAD"),
+        ("--http-proxy=http://u:hunter2@p:1", "RCLONE_HTTP_PROXY"),
         ("--s3-secret-access-key=hunter2", "may hold a secret"),
         ("-webdav-pass=hunter2", "is no flag"),
         ("--rc-web-gui", "hookd's own"),
@@ -378,6 +381,16 @@ def test_no_guess_where_nobody_checks() -> None:
         ("server gave HTTP response to HTTPS client", Exit.CONFIG),
         ("didn't find section in config file", Exit.CONFIG),
         ("something nobody has seen before", Exit.UNAVAILABLE),
+        (
+            'fs for "r:/a 403 b/forbidden": Propfind "http://h:401/team-405/404":'
+            " dial tcp 127.0.0.1:401: connect: connection refused",
+            Exit.UNAVAILABLE,
+        ),
+        ("dial tcp: lookup nas-404.invalid on 10.0.0.1:53: no such host", Exit.UNAVAILABLE),
+        ('Propfind "http://h/403": 503 Service Unavailable', Exit.UNAVAILABLE),
+        ('Propfind "http://h/data": 403 Forbidden', Exit.NOPERM),
+        ("StatusCode: 403, RequestID: 1, api error Forbidden: Forbidden", Exit.NOPERM),
+        ('Get "x": unsupported protocol scheme ""', Exit.CONFIG),
     ],
 )
 def test_classes_of_failures(text: str, code: Exit) -> None:

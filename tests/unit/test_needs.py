@@ -9,11 +9,13 @@ import pytest
 from hookd.entries import NotAnIndex, pointers_into, reach_of
 from hookd.files import Roots, index_key
 from hookd.journal import Job
-from hookd.needs import points_to
+from hookd.needs import no_further, points_to
+from tests.conftest import Logs
 from tests.fakes.zdb_files import DATA_ITEM, DELETED, SEQUENTIAL, Place, header, index_entry
 
 ENTRY = Place(index=0, position=29, data=0, offset=28, length=5)
 
+LOST = "a data file has lost values at its end"
 
 USER = 0
 
@@ -75,8 +77,38 @@ def test_flagged_in_sequential_mode(roots: Roots) -> None:
     assert points_to(roots, job(0, 1), index((ENTRY, DELETED))) == (0, 28 + 18 + 5)
 
 
-def test_new_entries_in_user_mode(roots: Roots) -> None:
+def test_values_that_a_crash_has_lost(roots: Roots, logs: Logs) -> None:
+    """zdb appends a value before it writes its entry: what a file has less than that never comes. It is
+    said once.
+    """
+    logs.expect(LOST)
+    far = Place(index=0, position=29, data=1, offset=98, length=5)
+    for _ in range(2):
+        assert points_to(roots, job(0, 1), index((far, 0))) == (1, 101)
+    assert len(logs.of(LOST)) == 1
+
+
+def test_in_the_store_alone(roots: Roots, tmp_path: Path) -> None:
+    """An evicted data file is whole: all of it must be remote."""
+    (tmp_path / "data/ns/d1").unlink()
+    far = Place(index=0, position=29, data=1, offset=98, length=5)
+    assert points_to(roots, job(0, 1), index((far, 0))) == (1, 98 + DATA_ITEM.size + 5)
+
+
+def test_of_a_deleted_namespace(roots: Roots, tmp_path: Path) -> None:
+    """Its closing index is not here: of the next one no file is waited for that is not here."""
+    for number in range(2):
+        (tmp_path / f"index/ns/i{number}").write_bytes(index())
+    content = index((ENTRY, DELETED), mode=USER)
+    assert points_to(roots, job(0, 7), content) == (2, 102)
+    assert no_further(roots, job(0, 7)) == 2
+    assert no_further(roots, job(6, 7)) == 6
+    assert no_further(roots, job(0, 1)) == 1
+
+
+def test_new_entries_in_user_mode(roots: Roots, tmp_path: Path) -> None:
     """A real zdb writes 0 for the data file of a new key there, and takes the index file's number."""
+    (tmp_path / "data/ns/d1").write_bytes(bytes(400_000))
     far = Place(index=1, position=29, data=0, offset=300_000, length=5)
     content = index((far, 0), (ENTRY, 0), mode=USER, number=1)
     end = 300_000 + DATA_ITEM.size + 5

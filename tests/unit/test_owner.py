@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from hookd.config import Config
 from hookd.errors import Exit, UserError
+from hookd.intake import owner as module
 from hookd.intake.owner import OWNER, Owner, claim, read
+from hookd.startup import JOURNAL_ID, Loaded, claim_spool
 from tests.conftest import Logs
 
 TAKES_OVER = "takes over the spool of a journal that is gone"
@@ -126,3 +130,44 @@ def test_full_disk(spool: Path, first: Owner, monkeypatch: pytest.MonkeyPatch, l
     assert read(spool) is None
     claim(spool, anew, is_new=False)
     assert read(spool) == anew
+
+
+def test_the_same_place_by_another_name(spool: Path, tmp_path: Path) -> None:
+    """A journal that was lost and begun anew where a symbolic link led to it takes the spool over."""
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    (link / "journal.db").touch()
+    claim(spool, Owner(link / "journal.db", "1" * 32), is_new=True)
+    anew = Owner(tmp_path / "real" / "journal.db", "2" * 32)
+    assert claim(spool, anew, is_new=True)
+    assert read(spool) == anew
+
+
+def test_read_only_at_the_first_start(
+    spool: Path, first: Owner, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old mark stays: the new journal has no id then, so that it is a new one at its next start."""
+    logs.expect("the spool cannot be marked")
+    loaded = Loaded(jobs=[], events=[], ledger=[], meta={}, blank=True)
+    config = cast(
+        "Config",
+        SimpleNamespace(
+            hook=SimpleNamespace(spool=spool), journal=SimpleNamespace(path=first.journal)
+        ),
+    )
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(module, "_write", refuse)
+        read_only.setattr(os, "unlink", refuse)
+        claim_spool(config, loaded)
+    assert loaded.meta[JOURNAL_ID] is None
+    assert read(spool) == first
+    loaded.blank = False
+    claim_spool(config, loaded)
+    found = read(spool)
+    assert found is not None
+    assert found.id == loaded.meta[JOURNAL_ID] != first.id

@@ -172,6 +172,19 @@ def test_an_entry_from_the_future_is_not_believed(case: Case) -> None:
     assert case.look().until == NOW
 
 
+def test_what_is_held_is_only_here(case: Case) -> None:
+    """Whatever the store has under its name: nothing is known, and all of it would be lost."""
+    case.has(0, 7000, remote=1)
+    case.has(1, 8000, 8001, remote=2)
+    assert case.look().files == 0
+    found = look(case.disk, case.scheduler, {}, skip=(), held={NS}, now=NOW)
+    assert found.until is None
+    assert (found.files, found.bytes) == (2, 2 * DATA_HEADER_BYTES + 3 * ENTRY_BYTES)
+    case.disk.files = {0: []}
+    blank = look(case.disk, case.scheduler, {}, skip=(), held={NS}, now=NOW)
+    assert (blank.until, blank.files) == (NOW, 0), "nothing is here that could be lost"
+
+
 def test_skipped_namespaces_do_not_count(case: Case) -> None:
     case.has(0, 10)
     case.owes(data_key(NS, 0))

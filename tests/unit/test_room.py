@@ -123,6 +123,23 @@ async def test_room_enough(world: World) -> None:
     assert world.asked == []
 
 
+async def test_a_root_that_cannot_be_listed(world: World, logs: Any) -> None:
+    """It is said once, and looked at again; nothing ends."""
+    logs.expect("zdb could not be told")
+    room = world.room()
+    index = world.roots.index
+    index.rename(index.with_name("away"))
+    index.touch()
+    for _ in range(2):
+        assert await room.look() <= LOOK_AT_MOST_S
+    assert "Not a directory" in (problem(room) or "")
+    assert len(logs.of("zdb could not be told")) == 1
+    index.unlink()
+    index.with_name("away").rename(index)
+    await room.look()
+    assert problem(room) is None
+
+
 async def test_shut_and_opened_again(world: World, logs: Any) -> None:
     """Below the mark nothing is written; well above it each namespace has its own limit again."""
     logs.expect(FULL)

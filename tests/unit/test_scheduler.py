@@ -377,6 +377,70 @@ class TestNoGap:
         line.settle(data)
         assert line.take_all() == [old]
 
+    def test_short_of_data_that_is_nowhere(self, line: Line) -> None:
+        """Once that was looked for, the newer ones wait: else the store would have a gap for good."""
+        line.scheduler.remote(data_key("ns", 1), 100)
+        old, new = line.index(0, needs=0, needs_bytes=100), line.index(1, needs=1)
+        assert line.take() is new
+        line.scheduler.checked(new)
+        assert line.scheduler.waits_for(new) == old.key
+        line.scheduler.again_at(new, line.now)
+        assert line.take() is None
+        assert line.scheduler.stuck()
+        line.scheduler.remote(data_key("ns", 0), 100)
+        assert list(line.drain()) == [old, new]
+
+    def test_short_of_data_further_on(self, line: Line) -> None:
+        """Whoever does not get to see it waits, and lets pass whoever does."""
+        for number in (1, 3, 4):
+            line.scheduler.remote(data_key("ns", number), 100)
+        line.scheduler.remote(index_key("ns", 3), 50)
+        middle, last = line.index(1, needs=1), line.index(4, needs=4)
+        old = line.index(0, needs=3, needs_bytes=120)
+        assert line.take() is last
+        assert line.take() is None
+        assert line.scheduler.waits_for(middle) == old.key
+        line.scheduler.checked(last)
+        assert line.scheduler.waits_for(last) == middle.key
+
+    def test_short_of_data_that_has_left(self, line: Line) -> None:
+        """Its job was given up by a deletion: it is looked for anew."""
+        line.scheduler.remote(data_key("ns", 1), 100)
+        old, data = line.index(0, needs=0, needs_bytes=100), line.data(0)
+        new = line.index(1, needs=1)
+        assert line.take() is data
+        line.scheduler.finished(data)
+        assert line.take() is new
+        assert line.scheduler.waits_for(old) == data.key
+
+    def test_lost_values(self, line: Line) -> None:
+        """A sealed data file that is remote is all that there will be of it."""
+        old, new = line.index(0, needs=0, needs_bytes=120), line.index(1, needs=1)
+        data = line.data(0)
+        assert line.take() is data
+        data.state = JobState.SETTLED
+        line.scheduler.remote(data.key, 100, sealed=True)
+        line.scheduler.finished(data)
+        assert list(line.drain()) == [old, new]
+
+    def test_data_given_up(self, line: Line) -> None:
+        """A data file that somebody gave up holds nobody back, its own index neither."""
+        bad = line.data(0)
+        old, new = line.index(0, needs=0, needs_bytes=120), line.index(1, needs=1)
+        assert line.take() is bad
+        line.scheduler.quarantine(bad)
+        assert line.take() is None
+        line.scheduler.give_up(bad.key)
+        line.scheduler.finished(bad)
+        assert list(line.drain()) == [old, new]
+
+    def test_given_up_that_is_in_no_line(self, line: Line) -> None:
+        """Nor those that wait for one that was never announced."""
+        old = line.index(0, needs=0, needs_bytes=120)
+        assert line.take() is None
+        line.scheduler.give_up(data_key("ns", 0))
+        assert line.take() is old
+
     def test_other_namespaces(self, line: Line) -> None:
         """They have nothing to do with it."""
         line.scheduler.remote(data_key("other", 1), 100)
@@ -384,6 +448,16 @@ class TestNoGap:
         line.index(0, needs=0)
         other = line.add(index_key("other", 1), needs=1, size_bytes=50, staged="run-9/i1")
         assert other.place == "ready"
+
+    def test_what_it_needs_is_measured_anew(self, line: Line) -> None:
+        """It goes as soon as nothing of that holds it back."""
+        for number in range(2):
+            line.scheduler.remote(data_key("ns", number), 100)
+        line.scheduler.remote(index_key("ns", 1), 50)
+        old = line.index(0, needs=4)
+        assert line.scheduler.waits_for_nobody(old) == index_key("ns", 4)
+        line.scheduler.needs_other(old, 1, 100)
+        assert line.take() is old
 
 
 class TestUnchecked:
@@ -426,6 +500,17 @@ class TestUnchecked:
 
 class TestNewestWins:
     """Rule 3."""
+
+    def test_waits_for_nobody(self, line: Line) -> None:
+        """What waits for a number that may never come keeps no turn: the newer one goes in its place."""
+        for number in range(2):
+            line.scheduler.remote(data_key("ns", number), 100)
+        line.scheduler.remote(index_key("ns", 1), 50)
+        old = line.index(0, needs=4)
+        line.now += SUPERSEDE_WITHIN_S + 1
+        new = line.index(0, needs=1, size_bytes=60)
+        assert line.gone == [old]
+        assert line.take() is new
 
     def test_takes_the_place(self, line: Line) -> None:
         """A newer snapshot takes the turn and the age of the older one, which is handed back."""

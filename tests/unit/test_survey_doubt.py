@@ -12,7 +12,9 @@ import pytest
 
 from hookd import manifest, scan
 from hookd.files import FileKey, Kind, data_key, index_key, namespace_key
+from hookd.restore import claim
 from hookd.restore.table import Here, There
+from hookd.stores.base import Remote
 from tests.conftest import Logs
 from tests.fakes.audits import data_bytes, index_bytes
 from tests.fakes.rig import Rig, rig
@@ -179,6 +181,38 @@ async def test_a_wiped_store_and_a_lost_disk(tmp_path: Path) -> None:
     assert index_key(NS, 3) in files_of(tmp_path)
 
 
+async def test_a_wiped_store_that_answers_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was not heard about is not withdrawn: zdb is served, and the fence asks again for all."""
+    store = await stored_by_us(tmp_path)
+    indexes = [key for key in store.content if key.kind is Kind.INDEX]
+    store.records = {}
+    for key in indexes:
+        del store.content[key]
+    left = set(store.content)
+    monkeypatch.setattr(claim, "ANSWER_LIMIT_S", 0.05)
+    stat = store.stat
+    slow = True
+
+    async def slowly(key: FileKey) -> Remote | None:
+        if slow and key == data_key(NS, 1):  # of the middle ones only this question is about all
+            await anyio.sleep(60)
+        return await stat(key)
+
+    store.stat = slowly  # type: ignore[method-assign]
+    async with rig(tmp_path, store, names=(NS,)) as found:
+        before = set(await found.ledger())
+        with anyio.fail_after(10):
+            assert (await found.survey.survey()).code == 0
+        assert (await found.survey.judge()).code == 0
+        assert set(await found.ledger()) == before
+        slow = False
+        await found.fence.guard()
+        assert set(await found.ledger()) == left
+    assert set(manifest.decode(store.records[manifest.NAME]).files) == left
+
+
 @pytest.mark.parametrize("late", [False, True])
 async def test_a_wiped_store_and_complete_files(tmp_path: Path, logs: Logs, late: bool) -> None:
     """zdb is served, and no manifest names what the store has not, also not `late`, where it is away at
@@ -314,8 +348,9 @@ async def test_snapshots_of_which_a_part_is_lost(tmp_path: Path, logs: Logs) -> 
     assert store.content == stored
 
 
-async def test_snapshots_of_a_frontend_that_lost_the_store(tmp_path: Path) -> None:
+async def test_snapshots_of_a_frontend_that_lost_the_store(tmp_path: Path, logs: Logs) -> None:
     """They are another history's now: what is stored comes back, not what waits here."""
+    logs.allow("withdrawn", "kept")
     store = MemoryStore()
     async with rig(tmp_path, store, names=(NS,)) as found:
         await _closed_while_away(found, 0)

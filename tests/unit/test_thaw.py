@@ -10,7 +10,7 @@ import pytest
 from hookd.digest import digest_of
 from hookd.errors import JournalUnavailable
 from hookd.files import FileKey, index_key
-from hookd.journal import Job
+from hookd.journal import Job, JobState
 from tests.conftest import Logs
 from tests.fakes.disk import fill, small_disk
 from tests.fakes.rig import Rig, rig
@@ -165,3 +165,39 @@ async def test_journal_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert job.staged is not None
         assert (job.freeze, job.digest) == (False, digest_of(bytes(SIZE)))
         assert found.staging.path(job.staged).exists()
+
+
+async def refused(found: Rig, number: int) -> Job:
+    """A quarantined snapshot of iN."""
+    job = await waits(found, number, number)
+    job.needs = None
+    job.state, job.place = JobState.QUARANTINED, "quarantined"
+    return job
+
+
+async def test_of_a_quarantined_one(tmp_path: Path, logs: Logs) -> None:
+    """It gives its room away as long as the very same bytes are on disk, and stays what it is."""
+    logs.expect(GAVE)
+    async with rig(tmp_path, run=False, staging_bytes=SIZE) as found:
+        job = await refused(found, 0)
+        other = found.index(1, b"n" * SIZE, ns="other")
+        await found.owe(other, freeze=True, size_bytes=SIZE)
+        found.work()
+        await found.until(lambda: other in found.store.content)
+        assert job.state is JobState.QUARANTINED
+        assert row(found, job) == (None, 1, None)
+
+
+async def test_the_only_copy_of_a_quarantined_one(tmp_path: Path, logs: Logs) -> None:
+    """Nobody has decided yet: with other bytes on disk it stays, and the line is stuck."""
+    async with rig(tmp_path, run=False, staging_bytes=SIZE) as found:
+        job = await refused(found, 0)
+        found.write(job.key, b"other" * SIZE)
+        other = found.index(1, b"n" * SIZE, ns="other")
+        lacking = await found.owe(other, freeze=True, size_bytes=SIZE)
+        assert not found.scheduler.stuck()
+        logs.expect("will retry")
+        found.work()
+        await found.until(lambda: lacking.attempts >= 2 and found.scheduler.stuck())
+        assert job.staged is not None
+        assert other not in found.store.content

@@ -12,6 +12,7 @@ import pytest
 
 from hookd import fence as fence_stage
 from hookd import manifest, publisher
+from hookd.backoff import Backoff
 from hookd.errors import StoreUnreachable
 from hookd.fence import Fenced, ManifestMoved
 from hookd.files import FileKey, data_key, index_key
@@ -392,3 +393,58 @@ async def test_set_back_to_before_another(tmp_path: Path, chosen: bool) -> None:
         answer = await found.survey.judge()
         assert answer.code == 1
         assert "another frontend has taken the store over" in answer.text
+
+
+async def test_earlier_names_after_the_manifest_was_lost(tmp_path: Path) -> None:
+    """It is written anew under a new name; one that comes back (a store set back) is still ours."""
+    remote = MemoryStore()
+    async with rig(tmp_path, remote, names=(NS,)) as found:
+        await found.fence.guard()
+        write(found, 0)
+        await store(found, 0)
+        await found.fence.publish()
+    earlier = dict(remote.records)
+    remote.records.clear()
+    async with rig(tmp_path, remote, names=(NS,)) as found:
+        await found.fence.guard()  # compared, and taken over with no manifest there
+        assert found.fence.identity is not None
+        assert manifest.decode(remote.records[manifest.NAME]).writer == found.fence.identity.writer
+    remote.records = earlier
+    async with rig(tmp_path, remote, names=(NS,)) as found:
+        assert found.fence.identity is not None
+        ours = manifest.decode(earlier[manifest.NAME])
+        assert found.fence.identity.wrote(
+            lineage=ours.lineage, writer=ours.writer, sequence=ours.sequence
+        )
+        await found.fence.guard()
+        assert found.fence.fenced is None
+
+
+async def test_a_drain_with_a_store_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs
+) -> None:
+    """The manifest is tried again with a backoff of a second at most, not twenty times a second."""
+    logs.allow("manifest not written, will retry")
+    remote, waits = MemoryStore(), list[float]()
+    sleep = anyio.sleep
+
+    async def slept(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+        if len(waits) == 12:
+            remote.down = None
+
+    async with rig(tmp_path, remote) as found:
+        await found.fence.guard()
+        found.fence.changed()
+        remote.down = "away"
+        made = Publisher(found.fence, Backoff(base_s=0.1, cap_s=60.0))
+        made.hurry()
+        monkeypatch.setattr(anyio, "sleep", slept)
+        async with anyio.create_task_group() as group:
+            group.start_soon(made.run)
+            while found.fence.unpublished:
+                await sleep(0.002)
+            group.cancel_scope.cancel()
+    assert all(0.05 <= each <= publisher.AGAIN_S for each in waits)
+    assert sum(waits[:12]) > 12 * 0.1

@@ -14,7 +14,9 @@ import pytest
 
 from hookd import log
 from hookd.admin.health import health
+from hookd.admin.metrics import registry
 from hookd.admin.picture import Picture
+from hookd.admin.safety import sentence
 from hookd.admin.view import STATES, LedgerAnswer, queue_view, view
 from hookd.checkpoint_run import Outcome
 from hookd.drain import Progress
@@ -419,3 +421,24 @@ def test_picture_of_a_zdb_that_cannot_be_asked(
         assert (await Picture(parts, Stuck()).look())["zdb"]["running"] is None
 
     anyio.run(main)
+
+
+@pytest.mark.anyio
+async def test_a_held_namespace_would_be_lost(parts: Parts) -> None:
+    """No "nothing would be lost" while something takes no stores; the metrics say so, too."""
+    for root in (parts.roots.index, parts.roots.data):
+        (root / "ns").mkdir(parents=True)
+    (parts.roots.index / "ns" / "i0").write_bytes(b"x" * 129)
+    (parts.roots.data / "ns" / "d0").write_bytes(b"x" * 1000)
+    parts.held["ns"] = "older than the store"
+    found = await Picture(parts, FakeDaemon()).look()
+    point = found["recovery"]
+    assert (point["until"], point["files"], point["bytes"]) == (None, 2, 1129)
+    line, tone = sentence(found) or ("", "")
+    assert line.startswith("not known; only here: ")
+    assert tone == "bad"
+    values = {
+        s.name: s.value for family in registry(lambda: found).collect() for s in family.samples
+    }
+    assert values["hookd_local_only_bytes"] == 1129
+    assert "hookd_recovery_point_age_seconds" not in values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,6 +155,70 @@ class TestLock:
         (tmp_path / "index" / ".lockfile").touch()
         with locked(tmp_path / "other"):
             assert not holds_lock([tmp_path / "index", tmp_path / "data", tmp_path / "no"])
+
+
+class TestNobodyCanTell:
+    """Then zdb counts as running: a drain that took it for gone would end while it writes."""
+
+    @staticmethod
+    def locks(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+        """/proc/locks cannot be read."""
+        real = Path.read_text
+
+        def read_text(self: Path, *args: Any, **kwargs: Any) -> str:
+            if str(self) == "/proc/locks":
+                raise error
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "read_text", read_text)
+
+    def test_no_descriptor_for_the_locks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """But a system that has no such list has the listener alone."""
+        (tmp_path / ".lockfile").touch()
+        self.locks(monkeypatch, OSError(errno.EMFILE, "Too many open files"))
+        assert runs(ZdbLife(), [tmp_path])
+        assert zdb.lock_holders([tmp_path]) == []
+        self.locks(monkeypatch, FileNotFoundError(errno.ENOENT, "No such file or directory"))
+        assert not runs(ZdbLife(), [tmp_path])
+
+    def test_a_root_that_does_not_answer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """EIO, ESTALE: its lock may be held."""
+        real = Path.stat
+
+        def stat(self: Path, **kwargs: Any) -> os.stat_result:
+            if self.name == ".lockfile":
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return real(self, **kwargs)
+
+        monkeypatch.setattr(Path, "stat", stat)
+        assert runs(ZdbLife(), [tmp_path])
+
+    def test_no_descriptor_for_the_listener(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whether anybody listens is not known."""
+
+        def refuse(*args: Any, **kwargs: Any) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(socket, "create_connection", refuse)
+        monkeypatch.setattr(socket, "socket", refuse)
+        assert listens("tcp://127.0.0.1:9")
+        assert listens("unix:///no/such/zdb.sock")
+
+    def test_no_descriptor_for_the_shims(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody may say that there is none."""
+
+        def refuse(*args: Any, **kwargs: Any) -> str:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(Path, "read_text", refuse)
+        with pytest.raises(OSError, match="open files"):
+            shims_alive(tmp_path / "hook.sock")
 
 
 class TestLife:
