@@ -229,7 +229,7 @@ def test_a_stop_between_two_lives_of_hookd(
     host.run("systemctl kill -s KILL hookd")
     state = "systemctl show -P SubState hookd"
     host.until(lambda: host.output(state).strip() == "auto-restart", "it is to be started again")
-    # zdb's hooks wait at the socket, which may have hookd and zstor started again as soon as they are down
+    # zdb's hooks wait at the socket, which may have hookd and zstor started again once they are down
     host.systemctl("stop qsfs.target zstor")
     host.until(lambda: host.states("zdb", "zdbfs") == {"inactive"}, "zdb has ended")
     assert host.said("zdb").count("hookd is not there") == 1
