@@ -187,6 +187,61 @@ def test_killed_and_reloaded(hosts: Docker, backends: Backends, tmp_path: Path) 
     assert host.hashes() == content.expected
 
 
+def test_a_wrong_configuration(hosts: Docker, backends: Backends, tmp_path: Path) -> None:
+    """One line, a few times, and an end; with the file corrected the same command starts all. A running
+    file system goes on without hookd, and what its hooks spool is stored then.
+    """
+    host = host_on(hosts, backends, tmp_path / "one")
+    toml = "/etc/hookd/hookd.toml"
+    spoil = f"cp {toml} /root/good && echo '[nosuch]' >>{toml}"
+    host.run(f"{spoil} && timeout 60 systemctl start hookd.socket qsfs.target")
+    host.until(lambda: host.states("hookd", "zdb", "zdb-namespaces") == {"failed"}, "failed")
+    assert host.states("zdbfs") == {"inactive"}
+    assert host.said("hookd").count("hookd: nosuch") == 1
+    host.run(f"cp /root/good {toml} && systemctl start qsfs.target")
+    host.all_active()
+    content = Content()
+    content.put(host, "before", 6 * MIB)
+    host.run(f"{spoil} && systemctl reload hookd")
+    content.put(host, "meanwhile", 200 * MIB)  # hooks of zdb
+    host.until(lambda: host.states("hookd", "hookd.socket") == {"failed"}, "failed again")
+    assert host.hashes() == content.expected
+    host.run(f"cp /root/good {toml} && systemctl start qsfs.target")
+    host.all_active()
+    host.run("systemctl stop qsfs.target zstor")
+    assert "drained: nothing is left" in host.said("hookd")
+    host.run(f"find {STATE} -mindepth 1 -delete && systemctl start qsfs.target")
+    host.all_active()
+    assert host.hashes() == content.expected
+
+
+def test_a_stop_between_two_lives_of_hookd(
+    hosts: Docker, backends: Backends, tmp_path: Path
+) -> None:
+    """systemd does not start it again, so it does not drain: that is said, and made good afterwards."""
+    host = host_on(hosts, backends, tmp_path / "one")
+    override = "/etc/systemd/system/hookd.service.d"
+    host.run(f"mkdir {override} && printf '[Service]\nRestartSec=60\n' >{override}/a.conf")
+    host.run("systemctl daemon-reload")
+    begin(host)
+    content = Content()
+    content.put(host, "file", 6 * MIB)
+    host.run("systemctl kill -s KILL hookd")
+    state = "systemctl show -P SubState hookd"
+    host.until(lambda: host.output(state).strip() == "auto-restart", "it is to be started again")
+    # zdb's hooks wait at the socket, which may have hookd and zstor started again once they are down
+    host.systemctl("stop qsfs.target zstor")
+    host.until(lambda: host.states("zdb", "zdbfs") == {"inactive"}, "zdb has ended")
+    assert host.said("zdb").count("hookd is not there") == 1
+    assert "drained" not in host.said("hookd")
+    host.run("systemctl start qsfs.target")
+    host.all_active()
+    assert host.hashes() == content.expected
+    host.run("systemctl stop qsfs.target zstor")
+    assert host.said("zdb").count("hookd is not there") == 1
+    assert "drained: nothing is left" in host.said("hookd")
+
+
 def test_a_second_stack_in_a_folder(hosts: Docker, backends: Backends, tmp_path: Path) -> None:
     """The templates, without a grid: its own folders, its own mount."""
     host = host_on(hosts, backends, tmp_path / "one")

@@ -119,6 +119,28 @@ def test_hookd_is_watched_and_given_time() -> None:
     assert "75" not in one(hookd, "RestartPreventExitStatus").split()
 
 
+def test_a_hookd_that_cannot_start_is_given_up() -> None:
+    """Its unit has no limit, for shims wait for it; the socket would start it with each of them."""
+    socket = parse(UNITS / "hookd.socket")["Socket"]
+    assert socket["TriggerLimitIntervalSec"] == ["10s"]
+    assert socket["TriggerLimitBurst"] == ["5"]
+    assert "78" in one(service("hookd"), "RestartPreventExitStatus").split()
+    assert "hookd.socket" in words(service("hookd"), "Unit", "Wants")  # a crash brings it back
+    mark = "/run/hookd/refused"
+    assert one(service("hookd"), "ExecStartPre") == f"rm -f {mark}"
+    assert f"2|77|78) : >{mark}" in one(service("hookd"), "ExecStopPost")
+    assert f"[ -e {mark} ]" in one(service("zdb"), "ExecStart")
+    assert one(service("zdb"), "RestartPreventExitStatus") == "78"
+
+
+def test_a_stop_without_a_drain_is_told() -> None:
+    """systemd starts nothing again while it stops; the gap is short, and zdb, stopped before, looks."""
+    assert one(service("hookd"), "RestartSec") == "100ms"
+    told = one(service("zdb"), "ExecStopPost")
+    assert "hookd health --socket /run/hookd/stats.sock" in told
+    assert "-ne 69" in told
+
+
 def test_no_core_files() -> None:
     """Content, keys and passwords would be in them; a hang is ended by SIGKILL, not SIGABRT."""
     for path in UNITS.glob("*.service"):
