@@ -25,6 +25,9 @@ from typing import Protocol
 from hookd.container import layout
 from hookd.container.zinit import LOST, Status, ZinitError, ZinitSilent
 
+ENDING_LIMIT_S = 2.0
+"""From closing its files to its exit code, with much else at work."""
+
 SILENT_LIMIT_S = 30.0
 """Longer than a machine that swaps keeps zinit from an answer."""
 _SHIM = "hookd-shim"
@@ -90,10 +93,21 @@ class Supervisor:
                 else:
                     self._pids.pop(service, None)
                 return status
-        if pid := self._find(service):
+        if pid := self._find_or_reap(service):
             self._pids[service] = pid
             return Status(pid=pid, state="Running", wanted=service not in self._told)
         return Status(pid=0, state=_state(self._pids.get(service, 0), self._ended), wanted=False)
+
+    def _find_or_reap(self, service: str) -> int:
+        """As `find`. One that is ending has closed its files a moment before its code can be had."""
+        found, known = self._find(service), self._pids.get(service, 0)
+        ends = time.monotonic() + ENDING_LIMIT_S
+        while not found and known and known not in self._ended and os.path.exists(f"/proc/{known}"):
+            if time.monotonic() > ends:
+                break
+            time.sleep(0.01)
+            found = self._find(service)
+        return found
 
     def start(self, service: str) -> None:
         """Start it unless it runs."""

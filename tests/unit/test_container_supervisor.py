@@ -81,6 +81,7 @@ class World:
         self._readers = [os.open(self.logs / n, os.O_RDWR | os.O_NONBLOCK) for n in CHAIN]
 
     def spawn(self, name: str, takes_s: float = 0.1) -> None:
+        count = self.events.read_text().count(f"{name} runs")
         words = [sys.executable, "-I", str(self.program), name, str(self.events)]
         with open(self.logs / name, "wb", buffering=0) as log:
             self._processes.append(
@@ -90,7 +91,6 @@ class World:
                     process_group=0,
                 )
             )
-        count = self.events.read_text().count(f"{name} runs")
         until(lambda: self.events.read_text().count(f"{name} runs") > count)
 
     def find(self, name: str) -> int:
@@ -174,6 +174,27 @@ def test_dead_zinit(world: World) -> None:
         world.spawn(name)
     assert world.stop() == Exit.OK
     assert without_runs(world) == ORDER
+
+
+def test_one_that_is_just_ending(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not found any more, and its code is there a moment later: that is no loss."""
+    world.spawn("zdb")
+    asked = world.supervisor()
+    assert asked.status("zdb").pid
+    asked.stop("zdb")
+    real, misses = world.find, iter([True, True, True])
+
+    def find(name: str) -> int:
+        if next(misses, False):  # its files are closed, and nobody has waited for it yet
+            return 0
+        return real(name)
+
+    monkeypatch.setattr(asked, "_find", find)
+    ends = time.monotonic() + WITHIN_S
+    while asked.status("zdb").pid:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    assert asked.status("zdb").state == "Success"
 
 
 def test_dead_zinit_and_work_left(world: World) -> None:
