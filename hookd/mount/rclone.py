@@ -379,15 +379,11 @@ def check_flags(
                 f"--{name} may hold a secret, and everybody can read a command line; write the variable"
                 " of the remote (RCLONE_CONFIG_NAME_OPTION, or its _FILE form)",
             )
+        variable = f"RCLONE_{name.upper().replace('-', '_')}"
         if name.startswith("header") or _LOGIN.search(flag):
-            variable = f"RCLONE_{name.upper().replace('-', '_')}"
-            raise ConfigError(
-                "mount.flags",
-                f"--{name} may hold a secret, and everybody can read a command line; write the variable"
-                f" {variable}",
-            )
+            why = "may hold a secret, and everybody can read a command line"
+            raise ConfigError("mount.flags", f"--{name} {why}; write the variable {variable}")
         if option_of(name, sections):
-            variable = f"RCLONE_{name.upper().replace('-', '_')}"
             raise ConfigError(
                 "mount.flags",
                 f"--{name} is an option of the remote, and the cache would not know of it; write"
