@@ -193,12 +193,12 @@ def test_a_wrong_configuration(hosts: Docker, backends: Backends, tmp_path: Path
     """
     host = host_on(hosts, backends, tmp_path / "one")
     toml = "/etc/hookd/hookd.toml"
-    spoil = f"cp {toml} /root/good && echo '[nosuch]' >>{toml}"
+    spoil = f"cp {toml} /var/tmp/good && echo '[nosuch]' >>{toml}"
     host.run(f"{spoil} && timeout 60 systemctl start hookd.socket qsfs.target")
     host.until(lambda: host.states("hookd", "zdb", "zdb-namespaces") == {"failed"}, "failed")
     assert host.states("zdbfs") == {"inactive"}
     assert host.said("hookd").count("hookd: nosuch") == 1
-    host.run(f"cp /root/good {toml} && systemctl start qsfs.target")
+    host.run(f"cp /var/tmp/good {toml} && systemctl start qsfs.target")
     host.all_active()
     content = Content()
     content.put(host, "before", 6 * MIB)
@@ -206,7 +206,7 @@ def test_a_wrong_configuration(hosts: Docker, backends: Backends, tmp_path: Path
     content.put(host, "meanwhile", 200 * MIB)  # hooks of zdb
     host.until(lambda: host.states("hookd", "hookd.socket") == {"failed"}, "failed again")
     assert host.hashes() == content.expected
-    host.run(f"cp /root/good {toml} && systemctl start qsfs.target")
+    host.run(f"cp /var/tmp/good {toml} && systemctl start qsfs.target")
     host.all_active()
     host.run("systemctl stop qsfs.target zstor")
     assert "drained: nothing is left" in host.said("hookd")
