@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         time.time = shifted(time.time, options.clock)
     if options.prune_every is not None:
         housekeeping.PRUNE_EVERY_S = options.prune_every
+        housekeeping.KEEP_EVENTS = 10  # a life of a test has few
     return cli.main(options.rest)
 
 
