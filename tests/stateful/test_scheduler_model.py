@@ -343,11 +343,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         return multiple() if newer is not None else job
 
     def _given_way(self, job: Job, newer: Job | None) -> None:
-        """Rule 3 for a job that failed."""
+        """Rule 3 for a job that failed. It does not give way to one that the store refused: both stay."""
         line = self.model.line(job.key)
         last = line[-1]
-        if last is job or any(
-            Model.has_more(old, last) or old.begun > last.begun for old in line[:-1]
+        if (
+            last is job
+            or last.state is JobState.QUARANTINED
+            or any(Model.has_more(old, last) or old.begun > last.begun for old in line[:-1])
         ):
             assert newer is None
             return
