@@ -351,6 +351,7 @@ class Fence:
             deleted=deleted,
             stale=await self._journal.retired(),
             given_up=await self._journal.given_up(),
+            holes=await self._journal.holes(),
         )
         content = manifest.encode(made)
         digest = digest_of(content).hex()

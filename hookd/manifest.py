@@ -7,6 +7,7 @@ One JSON object under a fixed key of the store (`Store.put_record`), written aft
      "deleted": ["NS"],
      "stale": {"NS": {"i7": "DIGEST"}},
      "given_up": {"NS": {"i0": [SIZE, "DIGEST", STORED_AT, SEALED], …}},
+     "holes": {"NS": ["d3"]},
      "sum": "BLAKE2b-128 of all that, without this field"}
 
 The store may be ahead of it: a file is stored first and named later, and an index that zdb rewrites is
@@ -33,8 +34,8 @@ COPY = "manifest-copy"
 """And of its copy, written before it where it says of some files that they are nobody's: without it a
 store whose manifest is damaged would give the files of two histories for those of one."""
 
-VERSION = 2
-"""With files that were given up. One without them is of version 1, which an older hookd can follow."""
+VERSION = 3
+"""With holes; 2 with files that were given up; 1 with neither: an older hookd follows what it knows."""
 
 
 class ManifestBad(HookdError):
@@ -78,6 +79,16 @@ class Manifest:
     """Files of namespaces of which an administrator chose what was on the frontend's disk, before any
     index of that is stored: the only whole that the store has of them. They come back only if somebody
     says so. A size of 0 is not known."""
+    holes: frozenset[FileKey] = frozenset()
+    """Data files that the writer had not either, or not whole (`hookd skip`): a restore does without."""
+
+    def has_all(self, key: FileKey, there: bytes | None) -> bool:
+        """Whether the store has all that the writer had of a data file: it was given up, or is sealed and
+        the same. `there`: the digest in the store, if it has one.
+        """
+        named = self.files.get(key)
+        same = named is not None and named.sealed and named.digest == there
+        return same or key in self.holes
 
     def sizes(self, namespace: str) -> dict[FileKey, int]:
         """Bytes of each file of a namespace that is named."""
@@ -113,13 +124,16 @@ def build(
     deleted: Iterable[str] = (),
     stale: Mapping[FileKey, bytes] | None = None,
     given_up: Iterable[LedgerEntry] = (),
+    holes: Iterable[FileKey] = (),
 ) -> Manifest:
     """The manifest of what the ledger says is stored."""
     files = named(entries)
     given = named(given_up)
     gone = tuple(sorted(set(deleted) - {key.namespace for key in (*files, *given)}))
     left = {key: digest for key, digest in (stale or {}).items() if key not in given}
-    return Manifest(lineage, writer, sequence, time.time(), files, gone, left, given)
+    return Manifest(
+        lineage, writer, sequence, time.time(), files, gone, left, given, frozenset(holes)
+    )
 
 
 def named(entries: Iterable[LedgerEntry]) -> dict[FileKey, Named]:
@@ -159,6 +173,7 @@ class _Wire(msgspec.Struct, forbid_unknown_fields=False):
     deleted: list[str] = []
     stale: dict[str, dict[str, str]] = {}
     given_up: _Rows | msgspec.UnsetType = msgspec.UNSET
+    holes: dict[str, list[str]] | msgspec.UnsetType = msgspec.UNSET
     sum: str = ""
 
 
@@ -169,7 +184,7 @@ class _Version(msgspec.Struct):
 def encode(manifest: Manifest) -> bytes:
     """Its bytes; `decode` is the inverse."""
     wire = _Wire(
-        VERSION if manifest.given_up else 1,
+        3 if manifest.holes else 2 if manifest.given_up else 1,
         manifest.lineage,
         manifest.writer,
         manifest.sequence,
@@ -179,6 +194,10 @@ def encode(manifest: Manifest) -> bytes:
     )
     if manifest.given_up:
         wire.given_up = _rows(manifest.given_up)
+    if manifest.holes:
+        wire.holes = {}
+        for key in sorted(manifest.holes, key=lambda key: (key.namespace, key.number)):
+            wire.holes.setdefault(key.namespace, []).append(key.name)
     for key, digest in manifest.stale.items():
         wire.stale.setdefault(key.namespace, {})[key.name] = digest.hex()
     wire.sum = _sum(wire)
@@ -207,6 +226,8 @@ def decode(content: bytes) -> Manifest:
     try:
         files = _files(wire.namespaces)
         given_up = {} if isinstance(wire.given_up, msgspec.UnsetType) else _files(wire.given_up)
+        lacking = {} if isinstance(wire.holes, msgspec.UnsetType) else wire.holes
+        holes = frozenset(_key(name, hole) for name, them in lacking.items() for hole in them)
         for namespace, digests in wire.stale.items():
             for name, digest in digests.items():
                 stale[_key(namespace, name)] = bytes.fromhex(digest)
@@ -221,6 +242,7 @@ def decode(content: bytes) -> Manifest:
         tuple(wire.deleted),
         stale,
         given_up,
+        holes,
     )
 
 

@@ -250,9 +250,15 @@ class Retriever:
             faults.point("retrieve-staged")
             size = await anyio.to_thread.run_sync(check, key, target, expected)
             faults.point("retrieve-verified")
-            await self._note_size(known, expected, size)
             if size < (end := await reading):
-                raise StorePermanent("get", key, too_short(key, size, end, "in the store"))
+                short = too_short(key, size, end, "in the store")
+                if not _never_longer(known, expected, size):
+                    await self._note_size(known, expected, size, sealed=False)
+                    raise StorePermanent("get", key, short)
+                log.warning(
+                    "some values were lost before it was stored", file=str(key), reason=short
+                )
+            await self._note_size(known, expected, size)
 
             def place() -> None:
                 if still_wanted():
@@ -266,13 +272,16 @@ class Retriever:
             # not awaited in a cancelled scope: a leftover is removed at the next start
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def _note_size(self, known: LedgerEntry | None, digest: bytes, size: int) -> None:
+    async def _note_size(
+        self, known: LedgerEntry | None, digest: bytes, size: int, *, sealed: bool = True
+    ) -> None:
         """The ledger has the real length from now on. Of a file that was restored from a store which
-        tells no sizes it has only what entries needed then.
+        tells no sizes it has only what entries needed then. `sealed`: as far as it was taken to be.
         """
         if known is None or known.digest != digest or known.size_bytes == size:
             return
-        await self._journal.adopt([replace(known, size_bytes=size)], seen={known.key: digest})
+        real = replace(known, size_bytes=size, sealed=known.sealed and sealed)
+        await self._journal.adopt([real], seen={known.key: digest})
         self._scheduler.remote(known.key, size)
         self._noted()
 
@@ -325,6 +334,11 @@ class Retriever:
         self._scheduler.remote(key, size)
         self._noted()
         log.warning("it is of the namespace that is here", file=str(key))
+
+
+def _never_longer(known: LedgerEntry | None, digest: bytes, size: int) -> bool:
+    """Whether this is all that there ever was of a data file, to the knowledge of who stored it."""
+    return known is not None and known.sealed and (known.digest, known.size_bytes) == (digest, size)
 
 
 def _is_newest(job: Job, known: LedgerEntry | None) -> bool:

@@ -38,6 +38,8 @@ class Brought:
     bytes: int = 0
     failed: dict[FileKey, str] = field(default_factory=dict)
     """Which did not come, and why."""
+    lost: list[FileKey] = field(default_factory=list)
+    """Which were given up before they were stored."""
 
     @property
     def why(self) -> str:
@@ -71,19 +73,27 @@ class Rest:
         """Why none comes any more."""
 
     async def bring(
-        self, names: Collection[str], sizes: Mapping[FileKey, int], at_once: int = 1
+        self,
+        names: Collection[str],
+        sizes: Mapping[FileKey, int],
+        at_once: int = 1,
+        lost: Collection[FileKey] = (),
     ) -> dict[str, Brought]:
         """Namespace → what came, for those of which something was absent.
 
-        `sizes` as the ledger has them; `at_once` files together. Cancelled it can be done again.
+        `sizes` as the ledger has them; `at_once` files together; of those `lost` only what the ledger
+        has. Cancelled it can be done again.
         """
+        holes = {key for key in lost if key not in sizes}
         self._ended = None
         found: dict[str, Brought] = {}
         try:
             for name in sorted(names):
                 space = await anyio.to_thread.run_sync(local.look, self._roots, name)
                 if absent := space.missing_data(()):
-                    found[name] = await self._bring(name, absent, sizes, at_once)
+                    wanted = [key for key in absent if key not in holes]
+                    found[name] = await self._bring(name, wanted, sizes, at_once)
+                    found[name].lost = [key for key in absent if key in holes]
         finally:
             self.progress = None
         return found

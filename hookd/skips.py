@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import anyio.to_thread
 
 from hookd.errors import PathRefused, StoreError
-from hookd.files import FileKey, Roots
+from hookd.files import FileKey, Kind, Roots
 from hookd.journal import Journal
 from hookd.snapshot import hash_live
 
@@ -60,6 +60,8 @@ class Skips:
     async def add(self, key: FileKey, mark: str) -> None:
         """Somebody gave up what is there. Raises JournalError; then it holds until the next start."""
         self._known[key] = mark
+        if key.kind is Kind.DATA:  # first: an index that points into it goes next
+            await self._journal.note_holes([key])
         await self._keep()
 
     async def drop(self, keys: Iterable[FileKey]) -> None:

@@ -81,8 +81,8 @@ async def restore(
             await short.mend(result, await parts.journal.ledger(), parts.store, parts.roots)
         if full:
             at_once = 1 if runs else parts.store.readers
-            brought = await lane.bring(result.whole, await sizes_of(parts.journal), at_once)
-            with_rest(result, brought)
+            sizes, lost = await sizes_of(parts.journal), await parts.journal.holes()
+            with_rest(result, await lane.bring(result.whole, sizes, at_once, lost))
         return result
 
     def progress() -> Progress | None:

@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -232,6 +232,18 @@ class Journal:
     async def adopt_given_up(self, entries: Sequence[LedgerEntry]) -> None:
         """Take over what another frontend gave up; what is known of a namespace stays as it is."""
         await self._do(lambda db: ledger_rows.adopt_given_up(db, entries, time.time()))
+
+    async def note_holes(self, keys: Collection[FileKey]) -> None:
+        """These data files were given up: what is stored may point into them. Lasts until one is stored
+        whole, or its namespace is deleted.
+        """
+        if keys:
+            await self._do(lambda db: ledger_rows.note_holes(db, keys))
+
+    async def holes(self) -> list[FileKey]:
+        """Data files that were given up and were not stored whole since."""
+        found: list[FileKey] = await self._do(ledger_rows.holes)
+        return found
 
     async def retire(self, namespace: str) -> None:
         """The namespace was deleted: its name may be used again for other content."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from hookd.files import FileKey, Kind
+from hookd.files import FileKey, Kind, data_key
 from hookd.journal.records import LedgerEntry
 from hookd.journal.tables import set_meta
 
@@ -20,6 +20,9 @@ _DELETED = "deleted/"
 
 _GIVEN_UP = "given-up/"
 """The same for those that an administrator gave up for what is here: [when, whether that was nothing]."""
+
+_HOLES = "holes/"
+"""The same for those with data files that were given up: their numbers."""
 
 
 def find_ledger(db: sqlite3.Connection, key: FileKey) -> LedgerEntry | None:
@@ -178,8 +181,31 @@ def adopt_given_up(db: sqlite3.Connection, entries: Sequence[LedgerEntry], now: 
             _put_aside(db, [each for each in entries if each.key.namespace == namespace], now)
 
 
+def note_holes(db: sqlite3.Connection, keys: Collection[FileKey]) -> None:
+    """These data files were given up, and entries that are stored may point into them."""
+    known = _holes(db)
+    for key in keys:
+        known.setdefault(key.namespace, set()).add(key.number)
+    for namespace in {key.namespace for key in keys}:
+        set_meta(db, _HOLES + namespace, sorted(known[namespace]))
+
+
+def holes(db: sqlite3.Connection) -> list[FileKey]:
+    """Data files that were given up and were not stored whole since."""
+    keys = [data_key(name, number) for name, numbers in _holes(db).items() for number in numbers]
+    return [key for key in keys if (found := find_ledger(db, key)) is None or not found.sealed]
+
+
+def _holes(db: sqlite3.Connection) -> dict[str, set[int]]:
+    rows = db.execute(
+        "SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(_HOLES), _HOLES)
+    )
+    return {key[len(_HOLES) :]: set(json.loads(value)) for key, value in rows}
+
+
 def _retire(db: sqlite3.Connection, namespace: str, now: float) -> None:
     set_meta(db, _DELETED + namespace, now)
+    set_meta(db, _HOLES + namespace, None)
     db.execute(
         "UPDATE ledger SET retired_at = ? WHERE retired_at IS NULL"
         " AND (substr(key, 1, ?) = ? OR substr(key, 1, ?) = ?)",

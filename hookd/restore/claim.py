@@ -358,6 +358,8 @@ class Claim:
         await self.journal.adopt(rest)
         await self.journal.adopt_given_up(entries_of(manifest.given_up))
         await self.journal.adopt_retired(manifest.stale)
+        holes = [key for key in manifest.holes if key.namespace not in chosen]
+        await self.journal.note_holes(holes)
         for entry in rest:
             self.scheduler.remote(entry.key, entry.size_bytes)
 

@@ -46,7 +46,8 @@ def not_whole(name: str, here: Here) -> str:
     local = "begins anew, blank" if here is Here.EMPTY else "serves what is here"
     return (
         "bring the right file back into the store and start zdb again, or"
-        f" `hookd restore {name} --take local` {local}, and gives up what is stored"
+        f" `hookd restore {name} --take local` {local}, and gives up what is stored;"
+        f" `hookd restore {name} --to DIR` brings what is there, as it is"
     )
 
 

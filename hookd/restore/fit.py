@@ -5,7 +5,7 @@ A data file is never placed without its index, and nothing is placed that entrie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hookd.entries import DATA_HEADER_BYTES, HEADER_BYTES, Reach
 from hookd.errors import HookdError
@@ -33,28 +33,31 @@ def bogus(local: Local, key: FileKey, there: There) -> bool:
 
 
 def fits(
-    namespace: str, reach: Reach, active: int, here: Mapping[FileKey, int], there: There
+    namespace: str,
+    reach: Reach,
+    active: int,
+    here: Mapping[FileKey, int],
+    there: There,
+    lacks: Callable[[FileKey, str], None],
 ) -> None:
-    """Every entry points to something that is here, or there, in full. Raises Refused."""
+    """Every entry points to something that is here, or there, in full. `lacks` is told each data file of
+    which that is not true, and may raise Refused.
+    """
     stored = there.all
     for number, end in sorted(reach.ends.items()):
         key = data_key(namespace, number)
         if key in here:
             if here[key] < end:
-                raise Refused(too_short(key, here[key], end, "here"))
+                lacks(key, too_short(key, here[key], end, "here"))
         elif key not in stored:
-            raise Refused(
-                f"{key} is neither here nor in the store, and index entries point into it"
-            )
+            lacks(key, f"{key} is neither here nor in the store, and index entries point into it")
         else:
             size = stored[key].size_bytes
             if size is not None and size < end:
-                raise Refused(too_short(key, size, end, "in the store"))
-    if max(reach.ends, default=0) > active:
-        raise Refused(
-            f"index entries of {namespace} point into d{max(reach.ends)}, but its newest index is"
-            f" i{active}"
-        )
+                lacks(key, too_short(key, size, end, "in the store"))
+        if number > active:
+            newest = f"the newest index of {namespace} is i{active}"
+            lacks(key, f"index entries point into {key}, but {newest}")
 
 
 def too_short(key: FileKey, size: int, end: int, where: str) -> str:

@@ -34,7 +34,7 @@ from hookd.restore.folder import begin, renew
 from hookd.restore.newest import newest_snapshot
 from hookd.restore.progress import Progress
 from hookd.restore.restorer import Restorer
-from hookd.restore.result import Result, told, with_rest
+from hookd.restore.result import Result, told, with_rest, without
 from hookd.restore.short import mend
 from hookd.restore.survey import survey_of
 from hookd.scheduler import Scheduler
@@ -117,7 +117,8 @@ async def _one_to_folder(
     except Refused as error:
         result.refused[name] = str(error)
         return
-    result.restored[name] = f"{count(done.files, 'file')}, {size(done.bytes)}"
+    brought = f"{count(done.files, 'file')}, {size(done.bytes)}"
+    result.restored[name] = f"{brought}{without(done.holes)}"
     if done.altered:
         result.refused[name] = f"brought as it is, but {done.altered}"
 
@@ -281,9 +282,9 @@ async def _in_place(
                 backoff=backoff,
             )
             rest = Rest(retriever, roots, keep_free=config.zdb.keep_free_bytes or 0, say=show)
-            with_rest(
-                result, await rest.bring(result.whole, await sizes_of(journal), store.readers)
-            )
+            sizes, lost = await sizes_of(journal), await journal.holes()
+            brought = await rest.bring(result.whole, sizes, store.readers, lost)
+            with_rest(result, brought)
         return result
     finally:
         await store.aclose()

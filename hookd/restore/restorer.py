@@ -33,12 +33,13 @@ from hookd.journal import Job, LedgerEntry
 from hookd.log import get
 from hookd.manifest import Manifest
 from hookd.restore import remote
+from hookd.restore.doubts import Doubts
 from hookd.restore.fit import Refused, bogus, fits, too_short
 from hookd.restore.growth import Growth
 from hookd.restore.local import WORK, Local, forget_fetched
 from hookd.restore.place import check, make_folder, put_in_place
 from hookd.restore.progress import Progress
-from hookd.restore.proof import Altered, Proven, as_continued, as_named, as_proven
+from hookd.restore.proof import Proven, as_continued, as_named, as_proven
 from hookd.restore.remote import There
 from hookd.snapshot import hash_live
 from hookd.stores.base import Remote, Store
@@ -68,7 +69,9 @@ class Done:
     ledger: list[LedgerEntry]
     """All that the store has of the namespace."""
     altered: str = ""
-    """What of it is not what was stored, where that is brought all the same."""
+    """What of it is not what was stored, or lacks, where that is brought all the same."""
+    holes: tuple[FileKey, ...] = ()
+    """Data files that come not, or not whole, and did not have more when they were stored."""
 
 
 NOTHING: Proven = {}
@@ -91,15 +94,15 @@ class Restorer:
         snapshot: Callable[[FileKey], tuple[Path, Job] | None] = lambda key: None,
         say: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        """`full`: all data files come, not only the active one; `as_it_is`: altered ones, too, and `Done`
-        names the first. `snapshot` finds a newer content that waits in the staging folder for its turn;
-        `say` is told now and then.
+        """`full`: all data files come, not only the active one; `as_it_is`: all that there is, altered or
+        no whole, and `Done` names the first reason. `snapshot` finds a newer content that waits in the
+        staging folder for its turn; `say` is told now and then.
         """
         self._store = store
         self._roots = roots
         self._full = full
         self._as_it_is = as_it_is
-        self._altered = ""
+        self._doubts = Doubts(as_it_is=as_it_is)
         self._snapshot = snapshot
         self._say = say
         self.progress: Progress | None = None
@@ -122,19 +125,21 @@ class Restorer:
         awaited when all is fetched and fits, before anything is placed; what it raises ends the restore.
         """
         namespace = local.namespace
+        self._doubts = Doubts(as_it_is=self._as_it_is)
         if there.gap is not None:
-            raise Refused(f"the store lacks i{there.gap} of {namespace}; it has later ones")
+            self._doubts.refuse(f"the store lacks i{there.gap} of {namespace}; it has later ones")
         named = manifest.numbers(namespace, Kind.INDEX) if manifest is not None else []
         whole = local.gap is None and not local.lacks_active_data and not local.interrupted
         if not there.indexes and (named or not (local.blank or whole)):
             raise Refused(f"the store has no index files of {namespace}")
         gone = {*named} - {*there.indexes, *local.indexes}
         if gone:
-            raise Refused(f"the store lacks i{max(gone)} of {namespace}, which its manifest names")
+            self._doubts.refuse(
+                f"the store lacks i{max(gone)} of {namespace}, which its manifest names"
+            )
         self.progress = Progress(namespace, arriving=self._growth.bytes)
         self._say(self.progress)
         try:
-            self._altered = ""
             if not there.indexes:
                 return await self._restore_descriptor(local, there, proven, fetched)
             return await self._restore(local, there, manifest, proven, fetched)
@@ -153,32 +158,35 @@ class Restorer:
         await anyio.to_thread.run_sync(self._make_folders, namespace)
         here = {key: size for key, size in local.lengths.items() if not bogus(local, key, there)}
         wanted = [k for k in there.all if k.kind is not Kind.DATA and k not in here]
-        self._sound(as_proven, wanted, there, proven)
+        self._doubts.sound(as_proven, wanted, there, proven)
         sizes = await self._fetch(wanted, there)
         indexes = sorted({*there.indexes, *(k.number for k in here if k.kind is Kind.INDEX)})
         self._does("reading the indexes")
         reach = await anyio.to_thread.run_sync(self._reach, namespace, indexes, here)
         active = indexes[-1]
-        numbers = sorted({*reach.ends, active})
+        # of an index that is damaged nobody knows where it points to
+        rest = range(active) if self._as_it_is else ()
+        numbers = sorted({*reach.ends, *rest, active})
         await remote.look_for_data(self._store, there, numbers, manifest)
-        fits(namespace, reach, active, here, there)
-        self._sound(as_named, there, manifest)
-        self._sound(as_proven, there.files.keys() - here.keys(), there, proven)
+        lacks = partial(self._doubts.lacks, there, manifest, active)
+        fits(namespace, reach, active, here, there, lacks)
+        self._doubts.sound(as_named, there, manifest)
+        self._doubts.sound(as_proven, there.files.keys() - here.keys(), there, proven)
         data = self._data_to_fetch(namespace, numbers, active, here, there)
         sizes |= await self._fetch(data, there)
         for key in data:
             end = reach.ends.get(key.number, 0)
             if sizes[key] < end:
-                raise Refused(too_short(key, sizes[key], end, "in the store"))
+                lacks(key, too_short(key, sizes[key], end, "in the store"))
         brought = [*wanted, *data]
 
         def where(key: FileKey) -> Path:
             return self._work(key) if key in sizes else self._roots.path(key)
 
         looked_at = {*brought, *there.files} if self._as_it_is else brought
-        rest = [key for key in looked_at if key not in proven and key in {*sizes, *here}]
-        continued = partial(as_continued, rest, there, manifest, where)
-        await anyio.to_thread.run_sync(self._sound, continued)
+        others = [key for key in looked_at if key not in proven and key in {*sizes, *here}]
+        continued = partial(as_continued, others, there, manifest, where)
+        await anyio.to_thread.run_sync(self._doubts.sound, continued)
         faults.point("restore-fetched")
         self._does("putting them in place")
         await fetched()
@@ -193,16 +201,8 @@ class Restorer:
             for key, found in there.files.items()
         ]
         size = sum(sizes[key] for key in brought)
-        return Done(namespace, len(brought), size, ledger, self._altered)
-
-    def _sound(self, look: Callable[..., None], *arguments: object) -> None:
-        """Raises Altered, unless what is there is brought as it is."""
-        try:
-            look(*arguments)
-        except Altered as error:
-            if not self._as_it_is:
-                raise
-            self._altered = self._altered or str(error)
+        doubts = self._doubts
+        return Done(namespace, len(brought), size, ledger, doubts.first, doubts.holes)
 
     def _does(self, what: str) -> None:
         """For whoever looks on."""
@@ -221,7 +221,7 @@ class Restorer:
         key = namespace_key(local.namespace)
         await anyio.to_thread.run_sync(self._make_folders, local.namespace)
         wanted = [key] if key in there.all else []
-        self._sound(as_proven, wanted, there, proven)
+        self._doubts.sound(as_proven, wanted, there, proven)
         sizes = await self._fetch(wanted, there)
         await fetched()
         await anyio.to_thread.run_sync(self._place, wanted, [], local, there)
@@ -333,9 +333,7 @@ class Restorer:
             try:
                 found.add(entries.reach_of_file(path))
             except NotAnIndex as error:
-                raise Refused(
-                    f"{key} {'here' if key in here else 'in the store'}: {error}"
-                ) from error
+                self._doubts.refuse(f"{key} {'here' if key in here else 'in the store'}: {error}")
         return found
 
     # -- placing -------------------------------------------------------------------------------

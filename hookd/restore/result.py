@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hookd.admin.words import count, size
+from hookd.admin.words import count, listed, size
+from hookd.files import FileKey
 from hookd.restore.table import Decision, Here, There
 
 if TYPE_CHECKING:
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
 
 
 NOTHING: Mapping[str, str] = {}
+
+SHOWN = 5
+"""Names in one line; the others are counted."""
+
+
+def without(holes: Collection[FileKey]) -> str:
+    """What a restore could not bring, for nobody had it when it was stored."""
+    if not holes:
+        return ""
+    names = listed([key.name for key in holes], SHOWN)
+    return f"; some values in {names} were lost before it was stored"
 
 
 @dataclass(slots=True)
@@ -78,7 +90,7 @@ def with_rest(result: Result, brought: Mapping[str, Brought]) -> None:
             result.complete.remove(name)
         if rest.why:
             result.refused[name] = rest.why
-        if rest.files:
-            came = f"{count(rest.files, 'data file')}, {size(rest.bytes)}"
+        if rest.files or rest.lost:
+            came = f"{count(rest.files, 'data file')}, {size(rest.bytes)}{without(rest.lost)}"
             before = result.restored.get(name)
             result.restored[name] = f"{before}; then {came}" if before else came

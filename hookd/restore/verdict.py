@@ -25,6 +25,7 @@ from hookd.restore.fit import Refused
 from hookd.restore.local import Local
 from hookd.restore.proof import OTHER, Altered
 from hookd.restore.restorer import Disturbed, Restorer
+from hookd.restore.result import without
 from hookd.restore.table import Decision, Here, There, decide
 from hookd.restore.view import View
 from hookd.restore.weigh import Weighed
@@ -196,13 +197,10 @@ class Verdicts:
             await self.journal.adopt(sound, seen=before)
         except Disturbed as error:
             return Finding(Decision.REFUSE, here, column, str(error))
-        except Altered as error:
-            look = f"`hookd restore {name} --to DIR` brings what is there, as it is"
-            return Finding(
-                Decision.REFUSE, here, column, f"{error}; {not_whole(name, here)}; {look}"
-            )
         except Refused as error:
-            if there.waiting:  # without them there may be a whole, older
+            if there.waiting and not isinstance(
+                error, Altered
+            ):  # without them there may be a whole, older
                 newest = "snapshots here that are not stored yet are newer"
                 why = f"{error}; {newest}; {to_decide(name)}"
                 return Finding(Decision.REFUSE, here, column, why)
@@ -215,7 +213,7 @@ class Verdicts:
             self.scheduler.remote(entry.key, entry.size_bytes)
         seconds = round(time.monotonic() - started, 3)
         log.warning("restored", namespace=name, files=done.files, bytes=done.bytes, seconds=seconds)
-        brought = f"{count(done.files, 'file')}, {size(done.bytes)}"
+        brought = f"{count(done.files, 'file')}, {size(done.bytes)}{without(done.holes)}"
         return Finding(Decision.RESTORE, here, column, brought=brought)
 
     @property

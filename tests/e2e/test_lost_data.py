@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.e2e.daemon import ZDB, Daemon
+from tests.e2e.restores import restore, wipe
 from tests.fakes.audits import data_bytes, index_bytes
 
 pytest_plugins = ["tests.shim_build"]
@@ -44,6 +45,7 @@ def test_the_end_of_a_file(daemon: Daemon) -> None:
     assert daemon.stop() == 0
     assert daemon.stored() == daemon.local()
     assert len(daemon.logged("a data file has lost values at its end")) == 1
+    comes_back(daemon, "d1")
 
 
 def test_after_the_snapshot(daemon: Daemon) -> None:
@@ -79,6 +81,35 @@ def test_a_whole_file(daemon: Daemon) -> None:
     close(daemon, 4)
     assert daemon.stop() == 0
     assert daemon.stored() == daemon.local()
+    comes_back(daemon, "d2")
+
+
+def comes_back(daemon: Daemon, lost: str) -> None:
+    """On a new machine, and in a folder: all but the values that were lost before they were stored."""
+    daemon.expect("restoring", "restored", "some values were lost before it was stored")
+    daemon.expect("zdb ended without its closing hooks")
+    before, there = daemon.local(), daemon.index.parent / "there"
+    copied = restore(daemon, "--to", str(there))
+    assert copied.returncode == 0, copied.stdout + copied.stderr
+    assert f"some values in {lost} were lost before it was stored" in copied.stdout
+    assert {path.name for path in there.glob("*/ns/[id]*")} == {
+        key.rpartition("/")[2] for key in before
+    }
+    wipe(daemon)
+    daemon.start()
+    assert daemon.hook("namespaces-init", ZDB, str(daemon.index), str(daemon.data)).code == 0
+    assert daemon.hook("ready", ZDB).code == 0
+    index, active = {k for k in before if k.startswith("index")}, f"data/ns/{max(numbers(before))}"
+    assert {*daemon.local()} == index | {active}
+    assert daemon.stop() == 0
+    back = restore(daemon, "--full")
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert daemon.local() == before
+
+
+def numbers(files: dict[str, bytes]) -> list[str]:
+    """The names of the data files."""
+    return [key.rpartition("/")[2] for key in files if key.startswith("data")]
 
 
 def test_that_nobody_announced(daemon: Daemon) -> None:

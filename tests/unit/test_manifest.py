@@ -54,5 +54,17 @@ def test_given_up_comes_back_and_needs_the_newer_version() -> None:
     assert (made.stale, made.deleted) == ({}, ())
     with pytest.raises(ManifestBad):
         manifest.decode(content.replace(b"100", b"101"))
-    with pytest.raises(ManifestNewer, match="version 3, this hookd knows up to 2"):
-        manifest.decode(content.replace(b'"hookd":2', b'"hookd":3'))
+    with pytest.raises(ManifestNewer, match="version 4, this hookd knows up to 3"):
+        manifest.decode(content.replace(b'"hookd":2', b'"hookd":4'))
+
+
+def test_holes_come_back_and_need_the_newest_version() -> None:
+    """Their field is in the sum: an older hookd would take the manifest for damaged."""
+    holes = [data_key("ns", 12), data_key("ns", 3), data_key("other", 0)]
+    made = manifest.build(
+        [entry("d", 5)], lineage="l", writer="w", sequence=8, holes=holes, given_up=[entry("i", 0)]
+    )
+    content = manifest.encode(made)
+    assert json.loads(content)["hookd"] == 3
+    assert json.loads(content)["holes"] == {"ns": ["d3", "d12"], "other": ["d0"]}
+    assert manifest.decode(content) == made

@@ -354,6 +354,22 @@ class TestNotRetrieved:
             assert len(found.store.of("get")) == 1
             if known:
                 assert (await found.ledger())[D0].size_bytes == 100
+            assert (await found.retriever.retrieve(D0)).code == 1, "and asked again"
+
+    async def test_as_short_as_it_was_here(self, tmp_path: Path, logs: Logs) -> None:
+        """The ledger knows that there never was more of it: its other values are served."""
+        logs.expect("some values were lost before it was stored")
+        async with rig(tmp_path) as found:
+            content = data_bytes(0, 5)[:100]
+            found.store.content[D0] = content
+            entry = LedgerEntry(
+                key=D0, size_bytes=100, digest=digest_of(content), stored_at=1.0, sealed=True
+            )
+            await found.journal.note_found([entry])
+            found.write(index_key("ns", 0), index_bytes(0, values=5))
+            namespace(found)
+            assert (await found.retriever.retrieve(D0)).code == 0
+            assert found.roots.path(D0).read_bytes() == content
 
     async def test_too_short_for_another_index(self, tmp_path: Path, logs: Logs) -> None:
         """Any index that points into it counts; one that cannot be read does not."""
