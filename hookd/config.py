@@ -67,11 +67,12 @@ class _Given:
     """What to do about a wrong one, with the file or the variable."""
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+def load(path: Path | None, environ: Mapping[str, str], *, zdb_here: bool = True) -> Config:
     """Read, check and return the configuration.
 
     `path` None reads the file that HOOKD_CONFIG names, else DEFAULT_PATH if there is one. The
-    roots of zdb must exist; every other folder is left to the daemon to create.
+    roots of zdb must exist, unless `zdb_here` is not asked for (who reads the store alone); every
+    other folder is left to the daemon to create.
 
     Raises ConfigError.
     """
@@ -80,6 +81,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     config: Config = _build(Config, "", given)
     _check_store(config)
     _check_numbers(config)
+    if zdb_here:
+        _check_roots(config)
     _check_folders(config)
     return config
 
@@ -260,18 +263,22 @@ def _check_numbers(config: Config) -> None:
         )
 
 
-def _check_folders(config: Config) -> None:
-    """Refuse roots that are not there, and folders that would work on each other's files.
-
-    zdb takes every folder under its index root for a namespace, zstor's and the daemon's
-    clean-ups remove what they do not know, and a store inside what it stores feeds on itself.
-    Symbolic links are resolved; the same folder mounted twice is not noticed.
-    """
+def _check_roots(config: Config) -> None:
+    """Refuse roots that are not there."""
     for key, root in (("zdb.index", config.zdb.index), ("zdb.data", config.zdb.data)):
         if not os.path.isdir(root):  # Path.is_dir raises where a parent may not be searched
             raise ConfigError(
                 key, f"{_shown(root)} is no folder on this disk; mount or create it first"
             )
+
+
+def _check_folders(config: Config) -> None:
+    """Refuse folders that would work on each other's files.
+
+    zdb takes every folder under its index root for a namespace, zstor's and the daemon's
+    clean-ups remove what they do not know, and a store inside what it stores feeds on itself.
+    Symbolic links are resolved; the same folder mounted twice is not noticed.
+    """
     folders = [
         ("zdb.index", config.zdb.index),
         ("zdb.data", config.zdb.data),

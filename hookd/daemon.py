@@ -364,10 +364,10 @@ class Daemon:
 
     async def _holds_changed(self) -> None:
         """A survey replaced the finding: what was held and is not any more may be stored again."""
-        parts = self._parts
-        for job in list(parts.scheduler):
-            if job.error_class == "held" and job.key.namespace not in parts.held:
-                await parts.dispatcher.retry(job)
+        for job in list(self._parts.scheduler):
+            if job.error_class == "held" and job.key.namespace not in self._parts.held:
+                with contextlib.suppress(JournalError):  # it is in line again all the same
+                    await self._parts.dispatcher.retry(job)
         self.scan()
 
 

@@ -41,7 +41,8 @@ from hookd.publisher import Publisher
 from hookd.recovery import Retriever
 from hookd.restore.newest import newest_snapshot
 from hookd.restore.restorer import Restorer
-from hookd.restore.survey import Survey, survey_of
+from hookd.restore.survey import Survey
+from hookd.restore.wiring import survey_of
 from hookd.room import LIMITS, Room
 from hookd.scanner import Scanner
 from hookd.scheduler import Scheduler

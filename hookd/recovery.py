@@ -305,32 +305,38 @@ class Retriever:
         if remote is None:
             await self._store.prove_absence()
             raise RemoteMissing("get", key, "the store has no such file")
-        if known is not None and remote.digest != known.digest:
+        other = known is not None and remote.digest != known.digest
+        if known is not None and other and (known.job or known.sealed):
             raise ChecksumMismatch(
                 "get",
                 key,
                 f"the store has {remote.digest.hex()}, the ledger says {known.digest.hex()}",
             )
         await self._store.get(key, target)
-        if retired:
-            await self._claim(key, target, remote.digest)
+        if retired or other:  # the manifest that named it so was behind, or it is another's
+            await self._claim(key, target, remote.digest, known)
         return remote.digest
 
-    async def _claim(self, key: FileKey, target: Path, digest: bytes) -> None:
-        """The ledger counts the file to a namespace that was deleted. Raises RemoteMissing if it is.
+    async def _claim(
+        self, key: FileKey, target: Path, digest: bytes, known: LedgerEntry | None
+    ) -> None:
+        """The ledger counts the file to a namespace that was deleted, or knows of it what a manifest said
+        before it was whole. Raises RemoteMissing if it is not the one that the indexes here point into.
 
         It is wrong of a file of the next namespace of that name which was stored before the deletion was
         heard of: then the entries here point to its very values, and it is theirs from now on.
         """
         await anyio.to_thread.run_sync(check, key, target, digest)
         if not await anyio.to_thread.run_sync(belongs, self._roots, key, target):
-            detail = "what the store has is of a namespace of that name which was deleted"
+            detail = "what the store has is not what the indexes here point into"
+            if known is None:
+                detail = "what the store has is of a namespace of that name which was deleted"
             raise RemoteMissing("get", key, detail)
         size = os.stat(target).st_size
         entry = LedgerEntry(
             key=key, size_bytes=size, digest=digest, stored_at=time.time(), sealed=True
         )
-        await self._journal.adopt([entry], seen={})
+        await self._journal.adopt([entry], seen={} if known is None else {key: known.digest})
         self._scheduler.remote(key, size)
         self._noted()
         log.warning("it is of the namespace that is here", file=str(key))

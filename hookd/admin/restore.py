@@ -112,7 +112,8 @@ def _restore(arguments: argparse.Namespace, names: list[str]) -> int:
     from hookd import config, log
     from hookd.restore.offline import in_place, to_folder
 
-    loaded = config.load(arguments.config, os.environ)
+    # into a folder also where no zdb ever was
+    loaded = config.load(arguments.config, os.environ, zdb_here=arguments.to is None)
     log.configure("error", "console")
     with Bar() as bar:
         say = partial(show, bar)

@@ -205,7 +205,9 @@ class Choices:
             raise Waits(f"that a choice was followed cannot be kept: {error}") from error
 
     async def _take_remote(self, name: str, local: Local, view: View) -> Local:
-        """What is here goes aside, if there is anything to take its place. Raises Waits."""
+        """What is here does not count, if there is anything to take its place: once that is fetched, it
+        goes aside (`make_way`). Raises Waits.
+        """
         if view.manifest is None and view.conflict is not None:
             return local  # a newer hookd's: it cannot be read
         try:
@@ -219,11 +221,18 @@ class Choices:
         if not there.indexes:
             log.warning("the store has nothing to take", namespace=name)
             return local
+        return Local(name)
+
+    async def make_way(self, name: str) -> None:
+        """What was chosen over the files here is fetched, and can take their place. Raises JournalError,
+        OSError.
+        """
+        if self.of(name) != "remote" or name in self._set_aside:
+            return
         if self.disown is not None:
             await self.disown(name, "an administrator took what is stored instead")
         await anyio.to_thread.run_sync(aside.set_aside, self.roots, name)
         self._set_aside.add(name)
-        return await anyio.to_thread.run_sync(look, self.roots, name)
 
     async def _take_local(self, name: str, local: Local, view: View) -> Finding:
         """What is here goes over what is there: the store's files of that name are nobody's now.
@@ -238,6 +247,6 @@ class Choices:
             await self.give_up(name, view.manifest)
         except StoreError as error:
             raise Waits(f"{name}: {error}") from error
-        if local.interrupted:  # else the next survey would go on with it
-            await anyio.to_thread.run_sync(forget_fetched, self.roots, name)
+        # else the next survey would go on with it
+        await anyio.to_thread.run_sync(forget_fetched, self.roots, name)
         return Finding(Decision.SERVE, here, There.EMPTY)

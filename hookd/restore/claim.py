@@ -176,7 +176,7 @@ class Claim:
             log.warning("the store has lost it, all is stored again", namespace=name)
         for entry in entries:
             if entry.key not in gone:
-                self.scheduler.remote(entry.key, entry.size_bytes)
+                self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
 
     async def recheck(self) -> str | None:
         """Our name came later than what was restored: why the store has something else by now, or None.
@@ -361,7 +361,7 @@ class Claim:
         holes = [key for key in manifest.holes if key.namespace not in chosen]
         await self.journal.note_holes(holes)
         for entry in rest:
-            self.scheduler.remote(entry.key, entry.size_bytes)
+            self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
 
 
 async def differs(roots: Roots, local: Local, manifest: Manifest) -> str:

@@ -41,11 +41,14 @@ def to_decide(name: str) -> str:
     return f"`hookd restore {name} --take local|remote` decides"
 
 
-def not_whole(name: str, here: Here) -> str:
-    """The same where the store lacks what would make a whole, or has something else."""
-    local = "begins anew, blank" if here is Here.EMPTY else "serves what is here"
+def not_whole(name: str, *, nothing: bool, spared: bool = False) -> str:
+    """The same where the store lacks what would make a whole, or has something else. `nothing` is here;
+    `spared`: all but the values of one closed data file can be had.
+    """
+    local = "begins anew, blank" if nothing else "serves what is here"
+    remote = f" `hookd restore {name} --take remote` does without its values," if spared else ""
     return (
-        "bring the right file back into the store and start zdb again, or"
+        f"bring the right file back into the store and start zdb again, or{remote}"
         f" `hookd restore {name} --take local` {local}, and gives up what is stored;"
         f" `hookd restore {name} --to DIR` brings what is there, as it is"
     )

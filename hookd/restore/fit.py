@@ -17,6 +17,9 @@ from hookd.restore.remote import There
 class Refused(HookdError):
     """What the store has cannot be restored to a consistent whole; the message says why, in one line."""
 
+    spared = False
+    """Whether all but the values of a closed data file can be restored, if somebody decides so."""
+
 
 def bogus(local: Local, key: FileKey, there: There) -> bool:
     """Whether zdb made this file itself because the real one was not there."""
@@ -38,26 +41,27 @@ def fits(
     active: int,
     here: Mapping[FileKey, int],
     there: There,
-    lacks: Callable[[FileKey, str], None],
+    lacks: Callable[[FileKey, str, int], None],
 ) -> None:
     """Every entry points to something that is here, or there, in full. `lacks` is told each data file of
-    which that is not true, and may raise Refused.
+    which that is not true, why, and how long it is here; it may raise Refused.
     """
     stored = there.all
     for number, end in sorted(reach.ends.items()):
         key = data_key(namespace, number)
         if key in here:
             if here[key] < end:
-                lacks(key, too_short(key, here[key], end, "here"))
+                lacks(key, too_short(key, here[key], end, "here"), here[key])
         elif key not in stored:
-            lacks(key, f"{key} is neither here nor in the store, and index entries point into it")
+            why = f"{key} is neither here nor in the store, and index entries point into it"
+            lacks(key, why, 0)
         else:
             size = stored[key].size_bytes
             if size is not None and size < end:
-                lacks(key, too_short(key, size, end, "in the store"))
+                lacks(key, too_short(key, size, end, "in the store"), 0)
         if number > active:
             newest = f"the newest index of {namespace} is i{active}"
-            lacks(key, f"index entries point into {key}, but {newest}")
+            lacks(key, f"index entries point into {key}, but {newest}", 0)
 
 
 def too_short(key: FileKey, size: int, end: int, where: str) -> str:

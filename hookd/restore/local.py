@@ -14,6 +14,10 @@ WORK = ".hookd-restore"
 """Folder in a namespace's folders for what was fetched and is not in place yet. zdb takes every folder of
 its index root for a namespace, but looks into a namespace's folder for its own names only."""
 
+CHOSEN = ".hookd-restore-chosen"
+"""The same while other files are here still, which are set aside when all is fetched: nobody takes those
+for the rest of a restore."""
+
 
 @dataclass(frozen=True, slots=True)
 class Local:
@@ -74,7 +78,8 @@ class Local:
 def forget_fetched(roots: Roots, namespace: str) -> None:
     """Remove what a restore has fetched and not placed; the store has it. Blocking."""
     for root in (roots.data, roots.index):
-        shutil.rmtree(root / namespace / WORK, ignore_errors=True)
+        for work in (WORK, CHOSEN):
+            shutil.rmtree(root / namespace / work, ignore_errors=True)
         if (root / namespace).is_dir():
             sync_folder(root / namespace)
 

@@ -36,7 +36,7 @@ from hookd.restore.progress import Progress
 from hookd.restore.restorer import Restorer
 from hookd.restore.result import Result, told, with_rest, without
 from hookd.restore.short import mend
-from hookd.restore.survey import survey_of
+from hookd.restore.wiring import survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.sockets import lock_file, lock_folder

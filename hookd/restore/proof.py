@@ -34,27 +34,32 @@ class Altered(Refused):
     """The store has other bytes than were stored. No choice mends that."""
 
 
-def as_proven(keys: Collection[FileKey], there: There, proven: Proven) -> None:
-    """Those of `keys` that the store has are what our ledger says. Raises Altered."""
+Altering = Callable[[FileKey, str], None]
+"""Told a file that is not what was stored, and why; may raise Altered."""
+
+
+def as_proven(keys: Collection[FileKey], there: There, proven: Proven, altered: Altering) -> None:
+    """Those of `keys` that the store has are what our ledger says; of the others `altered` is told."""
     for key in sorted(keys, key=str):
         digests, found = proven.get(key), there.files.get(key)
         if not digests or found is None or key in there.waiting or found.digest in digests:
             continue
         known = ", ".join(sorted(each.hex() for each in digests))
-        raise Altered(f"{key} {OTHER} ({found.digest.hex()}, not {known})")
+        altered(key, f"{key} {OTHER} ({found.digest.hex()}, not {known})")
 
 
-def as_named(there: There, manifest: Manifest | None) -> None:
+def as_named(there: There, manifest: Manifest | None, altered: Altering) -> None:
     """A sealed data file never changes: other content than the manifest names is somebody else's, stored
-    over it by mistake, and the entries here point into the other one. Raises Altered.
+    over it by mistake, and the entries here point into the other one. `altered` is told.
     """
     for key, found in sorted(there.files.items(), key=lambda item: str(item[0])):
         named = manifest.files.get(key) if manifest else None
         sealed = named is not None and named.sealed and key.kind is Kind.DATA
         if sealed and named is not None and named.digest != found.digest:
-            raise Altered(
+            altered(
+                key,
                 f"{key} is sealed, and in the store it has other content than the manifest names"
-                f" ({found.digest.hex()}, not {named.digest.hex()})"
+                f" ({found.digest.hex()}, not {named.digest.hex()})",
             )
 
 

@@ -15,7 +15,6 @@ In: what is here (`Local`), what is there (`There`); out: a namespace that zdb l
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,17 +26,16 @@ import anyio.to_thread
 
 from hookd import entries, faults
 from hookd.entries import NotAnIndex, Reach
-from hookd.errors import ChecksumMismatch, RemoteMissing, StoreTemporary
 from hookd.files import FileKey, Kind, Roots, data_key, index_key, namespace_key
 from hookd.journal import Job, LedgerEntry
 from hookd.log import get
 from hookd.manifest import Manifest
 from hookd.restore import remote
 from hookd.restore.doubts import Doubts
+from hookd.restore.fetches import Fetches
 from hookd.restore.fit import Refused, bogus, fits, too_short
-from hookd.restore.growth import Growth
-from hookd.restore.local import WORK, Local, forget_fetched
-from hookd.restore.place import check, make_folder, put_in_place
+from hookd.restore.local import CHOSEN, WORK, Local, forget_fetched
+from hookd.restore.place import put_in_place
 from hookd.restore.progress import Progress
 from hookd.restore.proof import Proven, as_continued, as_named, as_proven
 from hookd.restore.remote import There
@@ -45,9 +43,6 @@ from hookd.snapshot import hash_live
 from hookd.stores.base import Remote, Store
 
 log = get("restore")
-
-SAY_EVERY_S = 10.0
-
 
 UNWAITED = (
     "zdb did not wait until the restore was whole (was its hook killed?); start it again,"
@@ -66,18 +61,22 @@ class Done:
     namespace: str
     files: int
     bytes: int
-    ledger: list[LedgerEntry]
-    """All that the store has of the namespace."""
     altered: str = ""
     """What of it is not what was stored, or lacks, where that is brought all the same."""
     holes: tuple[FileKey, ...] = ()
     """Data files that come not, or not whole, and did not have more when they were stored."""
+    spared: tuple[FileKey, ...] = ()
+    """Data files that are not as they were stored, and do not come, as somebody chose."""
 
 
 NOTHING: Proven = {}
 
 
-async def _nothing() -> None:
+Fetched = Callable[[Sequence[LedgerEntry]], Awaitable[None]]
+"""Told all that the store has of a namespace, before any of it is placed."""
+
+
+async def _nothing(entries: Sequence[LedgerEntry]) -> None:
     """Nobody minds."""
 
 
@@ -103,12 +102,12 @@ class Restorer:
         self._full = full
         self._as_it_is = as_it_is
         self._doubts = Doubts(as_it_is=as_it_is)
-        self._snapshot = snapshot
-        self._say = say
-        self.progress: Progress | None = None
+        self._fetches = Fetches(store, roots, snapshot=snapshot, say=say)
+
+    @property
+    def progress(self) -> Progress | None:
         """Of the restore that runs now."""
-        self._said = 0.0
-        self._growth = Growth(self._tell)
+        return self._fetches.progress
 
     async def restore(
         self,
@@ -117,15 +116,19 @@ class Restorer:
         manifest: Manifest | None,
         *,
         proven: Proven = NOTHING,
-        fetched: Callable[[], Awaitable[None]] = _nothing,
+        fetched: Fetched = _nothing,
+        chosen: bool = False,
     ) -> Done:
         """Raises Refused, StoreError, OSError (no room). Cancelled or failed, it can be done again.
 
         `proven`: what the ledger says of files there, as far as that is to be relied on. `fetched` is
         awaited when all is fetched and fits, before anything is placed; what it raises ends the restore.
+        `chosen`: somebody wants what is stored, whatever of its values is lost; what is here beside
+        `local` is out of the way once that was awaited.
         """
         namespace = local.namespace
-        self._doubts = Doubts(as_it_is=self._as_it_is)
+        self._doubts = Doubts(as_it_is=self._as_it_is, spares=chosen)
+        self._fetches.folder = CHOSEN if chosen else WORK
         if there.gap is not None:
             self._doubts.refuse(f"the store lacks i{there.gap} of {namespace}; it has later ones")
         named = manifest.numbers(namespace, Kind.INDEX) if manifest is not None else []
@@ -137,14 +140,13 @@ class Restorer:
             self._doubts.refuse(
                 f"the store lacks i{max(gone)} of {namespace}, which its manifest names"
             )
-        self.progress = Progress(namespace, arriving=self._growth.bytes)
-        self._say(self.progress)
+        self._fetches.begin(namespace)
         try:
             if not there.indexes:
                 return await self._restore_descriptor(local, there, proven, fetched)
             return await self._restore(local, there, manifest, proven, fetched)
         finally:
-            self.progress = None
+            self._fetches.end()
 
     async def _restore(
         self,
@@ -152,80 +154,74 @@ class Restorer:
         there: There,
         manifest: Manifest | None,
         proven: Proven,
-        fetched: Callable[[], Awaitable[None]],
+        fetched: Fetched,
     ) -> Done:
         namespace = local.namespace
-        await anyio.to_thread.run_sync(self._make_folders, namespace)
+        await anyio.to_thread.run_sync(self._fetches.make_folders, namespace)
         here = {key: size for key, size in local.lengths.items() if not bogus(local, key, there)}
         wanted = [k for k in there.all if k.kind is not Kind.DATA and k not in here]
-        self._doubts.sound(as_proven, wanted, there, proven)
-        sizes = await self._fetch(wanted, there)
+        as_proven(wanted, there, proven, self._doubts.altered)
+        sizes = await self._fetches.fetch(wanted, there)
         indexes = sorted({*there.indexes, *(k.number for k in here if k.kind is Kind.INDEX)})
-        self._does("reading the indexes")
+        self._fetches.says("reading the indexes")
         reach = await anyio.to_thread.run_sync(self._reach, namespace, indexes, here)
-        active = indexes[-1]
+        self._doubts.active = active = indexes[-1]
         # of an index that is damaged nobody knows where it points to
         rest = range(active) if self._as_it_is else ()
         numbers = sorted({*reach.ends, *rest, active})
         await remote.look_for_data(self._store, there, numbers, manifest)
-        lacks = partial(self._doubts.lacks, there, manifest, active)
+        lacks = partial(self._doubts.lacks, there, manifest)
         fits(namespace, reach, active, here, there, lacks)
-        self._doubts.sound(as_named, there, manifest)
-        self._doubts.sound(as_proven, there.files.keys() - here.keys(), there, proven)
+        as_named(there, manifest, self._doubts.altered)
+        as_proven(there.files.keys() - here.keys(), there, proven, self._doubts.altered)
         data = self._data_to_fetch(namespace, numbers, active, here, there)
-        sizes |= await self._fetch(data, there)
+        sizes |= await self._fetches.fetch(data, there)
         for key in data:
             end = reach.ends.get(key.number, 0)
             if sizes[key] < end:
-                lacks(key, too_short(key, sizes[key], end, "in the store"))
+                lacks(key, too_short(key, sizes[key], end, "in the store"), 0)
         brought = [*wanted, *data]
 
         def where(key: FileKey) -> Path:
-            return self._work(key) if key in sizes else self._roots.path(key)
+            return self._fetches.path(key) if key in sizes else self._roots.path(key)
 
         looked_at = {*brought, *there.files} if self._as_it_is else brought
         others = [key for key in looked_at if key not in proven and key in {*sizes, *here}]
         continued = partial(as_continued, others, there, manifest, where)
         await anyio.to_thread.run_sync(self._doubts.sound, continued)
         faults.point("restore-fetched")
-        self._does("putting them in place")
-        await fetched()
-        await anyio.to_thread.run_sync(self._place, wanted, data, local, there)
-        faults.point("restore-placed")
-        await anyio.to_thread.run_sync(forget_fetched, self._roots, namespace)
+        self._fetches.says("putting them in place")
         # what waits is not stored yet; what is stored of it has another length
         fetched_sizes = {key: size for key, size in sizes.items() if key not in there.waiting}
         measured = fetched_sizes | await anyio.to_thread.run_sync(self._measured, here, there)
         ledger = [
             self._entry(key, found, measured, reach, active, manifest)
             for key, found in there.files.items()
+            if key not in self._doubts.spared  # what is known of them was right
         ]
+        await fetched(ledger)
+        faults.point("restore-known")
+        await anyio.to_thread.run_sync(self._place, wanted, data, local, there)
+        faults.point("restore-placed")
+        await anyio.to_thread.run_sync(forget_fetched, self._roots, namespace)
         size = sum(sizes[key] for key in brought)
         doubts = self._doubts
-        return Done(namespace, len(brought), size, ledger, doubts.first, doubts.holes)
-
-    def _does(self, what: str) -> None:
-        """For whoever looks on."""
-        if self.progress is not None:
-            self.progress.doing = what
-            self._say(self.progress)
+        spared = tuple(sorted(doubts.spared, key=lambda key: key.number))
+        return Done(namespace, len(brought), size, doubts.first, doubts.holes, spared)
 
     async def _restore_descriptor(
         self,
         local: Local,
         there: There,
         proven: Proven,
-        fetched: Callable[[], Awaitable[None]],
+        fetched: Fetched,
     ) -> Done:
         """A namespace that was made, and of which nothing else was stored: its password comes back."""
         key = namespace_key(local.namespace)
-        await anyio.to_thread.run_sync(self._make_folders, local.namespace)
+        await anyio.to_thread.run_sync(self._fetches.make_folders, local.namespace)
         wanted = [key] if key in there.all else []
-        self._doubts.sound(as_proven, wanted, there, proven)
-        sizes = await self._fetch(wanted, there)
-        await fetched()
-        await anyio.to_thread.run_sync(self._place, wanted, [], local, there)
-        await anyio.to_thread.run_sync(forget_fetched, self._roots, local.namespace)
+        as_proven(wanted, there, proven, self._doubts.altered)
+        sizes = await self._fetches.fetch(wanted, there)
         ledger = [
             LedgerEntry(
                 key=key,
@@ -237,7 +233,10 @@ class Restorer:
             for key in wanted
             if key not in there.waiting
         ]
-        return Done(local.namespace, len(wanted), sum(sizes.values()), ledger)
+        await fetched(ledger)
+        await anyio.to_thread.run_sync(self._place, wanted, [], local, there)
+        await anyio.to_thread.run_sync(forget_fetched, self._roots, local.namespace)
+        return Done(local.namespace, len(wanted), sum(sizes.values()))
 
     def _data_to_fetch(
         self,
@@ -248,79 +247,9 @@ class Restorer:
         there: There,
     ) -> list[FileKey]:
         wanted = numbers if self._full else [active]
-        keys, stored = [data_key(namespace, number) for number in wanted], there.all
+        keys = [data_key(namespace, number) for number in wanted]
+        stored = there.all.keys() - self._doubts.spared
         return [key for key in keys if key not in here and key in stored]
-
-    # -- fetching ------------------------------------------------------------------------------
-
-    def _work(self, key: FileKey) -> Path:
-        """Where a fetched file waits."""
-        return self._roots.path(key).parent / WORK / key.name
-
-    def _make_folders(self, namespace: str) -> None:
-        for root in (self._roots.index, self._roots.data):
-            root.mkdir(parents=True, exist_ok=True)
-            make_folder(root / namespace, root)
-            make_folder(root / namespace / WORK, root / namespace)
-
-    async def _fetch(self, keys: Sequence[FileKey], there: There) -> dict[FileKey, int]:
-        """Every one of them into WORK, proven; their lengths."""
-        progress = self.progress
-        assert progress is not None
-        progress.files_total += len(keys)
-        progress.doing = ""
-        progress.bytes_total += sum(there.all[key].size_bytes or 0 for key in keys)
-        self._say(progress)
-
-        async def one(key: FileKey) -> int:
-            size = await self._fetch_one(key, there)
-            progress.files_done += 1
-            progress.bytes_done += size
-            self._tell()
-            return size
-
-        sizes = await remote.side_by_side(one, keys, self._store.readers)
-        return dict(zip(keys, sizes, strict=True))
-
-    def _tell(self) -> None:
-        """Whoever looks on; and the log, now and then."""
-        if (progress := self.progress) is None:
-            return
-        if time.monotonic() - self._said >= SAY_EVERY_S:
-            self._said = time.monotonic()
-            log.info("restoring", progress=progress.line())
-        self._say(progress)
-
-    async def _fetch_one(self, key: FileKey, there: There) -> int:
-        target = self._work(key)
-        if key in there.waiting and (waiting := self._snapshot(key)) is not None:
-            source, job = waiting
-            assert job.digest is not None
-            try:
-                await anyio.to_thread.run_sync(shutil.copyfile, source, target)
-                return await anyio.to_thread.run_sync(check, key, target, job.digest)
-            except FileNotFoundError:
-                pass  # stored a moment ago: the store has it
-        found = there.all[key]
-        try:
-            return await anyio.to_thread.run_sync(check, key, target, found.digest)
-        except FileNotFoundError:
-            pass
-        except ChecksumMismatch:  # cut off by a kill, or stored anew since
-            await anyio.to_thread.run_sync(os.unlink, target)
-        part = target.with_name(f"{target.name}.part")
-        await anyio.to_thread.run_sync(lambda: part.unlink(missing_ok=True))
-        try:
-            async with self._growth.watch(key, part):
-                await self._store.get(key, part)
-        except RemoteMissing as error:
-            raise StoreTemporary(
-                "get", key, f"it was there a moment ago: {error.detail}"
-            ) from error
-        faults.point("restore-got")
-        size = await anyio.to_thread.run_sync(check, key, part, found.digest)
-        await anyio.to_thread.run_sync(os.rename, part, target)
-        return size
 
     # -- does it fit? --------------------------------------------------------------------------
 
@@ -329,7 +258,7 @@ class Restorer:
         found = Reach()
         for number in indexes:
             key = index_key(namespace, number)
-            path = self._roots.path(key) if key in here else self._work(key)
+            path = self._roots.path(key) if key in here else self._fetches.path(key)
             try:
                 found.add(entries.reach_of_file(path))
             except NotAnIndex as error:
@@ -353,7 +282,7 @@ class Restorer:
                 os.unlink(self._roots.path(key))
         for key in [*data, *indexes, *others, *([first] if first else [])]:
             replace = key in local.lengths
-            if not put_in_place(self._work(key), self._roots.path(key), replace=replace):
+            if not put_in_place(self._fetches.path(key), self._roots.path(key), replace=replace):
                 raise Disturbed(UNWAITED)
             faults.point("restore-placing")
 

@@ -21,12 +21,15 @@ SHOWN = 5
 """Names in one line; the others are counted."""
 
 
-def without(holes: Collection[FileKey]) -> str:
-    """What a restore could not bring, for nobody had it when it was stored."""
-    if not holes:
-        return ""
-    names = listed([key.name for key in holes], SHOWN)
-    return f"; some values in {names} were lost before it was stored"
+def without(holes: Collection[FileKey], spared: Collection[FileKey] = ()) -> str:
+    """What a restore did not bring: nobody had it when it was stored, or somebody does without."""
+    told = ""
+    if holes:
+        names = listed([key.name for key in holes], SHOWN)
+        told = f"; some values in {names} were lost before it was stored"
+    if spared:
+        told += f"; without {listed([key.name for key in spared], SHOWN)}, as was chosen"
+    return told
 
 
 @dataclass(slots=True)

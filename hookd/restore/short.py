@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 
 from hookd.admin.words import size
-from hookd.errors import HookdError, PathRefused, StoreError
+from hookd.errors import HookdError, PathRefused, StoreError, StoreUnreachable
 from hookd.files import FileKey, Kind, Roots
 from hookd.journal import LedgerEntry
 from hookd.log import get
@@ -25,6 +26,9 @@ from hookd.restore.result import Result
 from hookd.stores.base import Store
 
 log = get("restore")
+
+MEND = ".hookd-mend"
+"""Folder in a namespace's data folder, for one that is fetched; nobody takes it for half a restore."""
 
 
 class Other(HookdError):
@@ -40,10 +44,43 @@ def find(roots: Roots, ledger: Sequence[LedgerEntry], names: Collection[str]) ->
             for entry in ledger
             if entry.key.kind is Kind.DATA
             and entry.key.number < newest.get(entry.key.namespace, 0)
-            and (_length(roots, entry.key) or entry.size_bytes) < entry.size_bytes
+            and (here := _length(roots, entry.key)) is not None
+            and here < entry.size_bytes
         ),
         key=lambda entry: (entry.key.namespace, entry.key.number),
     )
+
+
+async def at_start(
+    ledger: Sequence[LedgerEntry],
+    names: Collection[str],
+    store: Store,
+    roots: Roots,
+    patience_s: float,
+) -> None:
+    """Those of `names` become whole before zdb loads them. A store that does not answer within
+    `patience_s` does not hold it up: they stay, and the audit names them. Raises nothing.
+    """
+    await anyio.to_thread.run_sync(_forget, roots)
+    names = [name for name in names if not (roots.index / name / WORK).exists()]  # see `Restorer`
+    for entry in await anyio.to_thread.run_sync(find, roots, ledger, names):
+        try:
+            with anyio.fail_after(patience_s):
+                await store.stat(entry.key)
+            await _bring(entry, store, roots)
+        except (StoreError, Other, OSError, TimeoutError) as error:
+            told = str(error) or "the store does not answer"
+            log.warning("a data file is too short", file=str(entry.key), error=told)
+            if isinstance(error, StoreUnreachable | TimeoutError):
+                return
+        else:
+            log.warning("a data file was too short", file=str(entry.key), bytes=entry.size_bytes)
+
+
+def _forget(roots: Roots) -> None:
+    """What a kill has left. Blocking."""
+    for work in roots.data.glob(f"*/{MEND}"):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 async def mend(result: Result, ledger: Sequence[LedgerEntry], store: Store, roots: Roots) -> None:
@@ -92,7 +129,7 @@ def _length(roots: Roots, key: FileKey) -> int | None:
 async def _bring(entry: LedgerEntry, store: Store, roots: Roots) -> None:
     """Raises StoreError, Other, OSError."""
     live = roots.path(entry.key)
-    work = live.parent / WORK
+    work = live.parent / MEND
     await anyio.to_thread.run_sync(make_folder, work, live.parent)
     try:
         fetched = work / live.name

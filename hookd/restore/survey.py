@@ -14,7 +14,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -26,7 +25,7 @@ from hookd.files import FileKey, Roots
 from hookd.journal import Journal
 from hookd.log import get
 from hookd.manifest import Manifest
-from hookd.restore import compare
+from hookd.restore import compare, short
 from hookd.restore.asked import Asked
 from hookd.restore.choices import Choices
 from hookd.restore.claim import CALL_LIMIT_S, Claim
@@ -34,10 +33,8 @@ from hookd.restore.finding import APART, Finding, Holds, Waits
 from hookd.restore.local import Local, look
 from hookd.restore.restorer import UNWAITED, Restorer
 from hookd.restore.table import Decision, Here, There
-from hookd.restore.unworked import Unworked
 from hookd.restore.verdict import Verdicts
 from hookd.restore.view import View, look_here, look_there
-from hookd.restore.weigh import Scales
 from hookd.scheduler import Scheduler
 from hookd.stores.base import Store
 from hookd.wire import ANSWER_SPOOL, Answer
@@ -111,6 +108,7 @@ class Survey:
         try:
             if self.hear is not None:  # a deletion that is still on its way looks like lost files
                 await self.hear()
+            await self._lengthen()
             found = await self._until_decided()
         finally:
             self.running, self.waiting = False, None
@@ -120,6 +118,13 @@ class Survey:
         await self._note_asked(found)
         self.findings = found
         return Answer(0, "")
+
+    async def _lengthen(self) -> None:
+        """Closed data files that a crash cut off: zdb would never ask for the rest."""
+        ledger = await self.journal.ledger()
+        names = {entry.key.namespace for entry in ledger} - set(self.skip)
+        names = {name for name in names if self.choices.of(name) is None}
+        await short.at_start(ledger, names, self.store, self.roots, PATIENCE_S)
 
     async def _note_asked(self, found: Mapping[str, Finding]) -> None:
         """All was asked for, if nothing is open: what is held is not named by any manifest of ours."""
@@ -188,7 +193,10 @@ class Survey:
         """For the fence, see `Claim.compare`. Raises StoreError."""
         if self.running:  # half a restore differs from anything
             raise StoreTemporary("compare", "namespaces", "namespaces-init is not answered yet")
-        return await self.claim.compare(manifest)
+        try:
+            return await self.claim.compare(manifest)
+        except OSError as error:
+            raise StoreTemporary("compare", "namespaces", str(error)) from error
 
     def _decides(self) -> bool:
         """Whether zdb is about to make or load files, and a survey looks at what is chosen."""
@@ -346,55 +354,3 @@ class Survey:
         if self.verdicts.had_store and any(each.indexes for each in here.values()):
             return names
         return {*names, *self.asked.names}
-
-
-def survey_of(
-    *,
-    journal: Journal,
-    store: Store,
-    roots: Roots,
-    fence: Fence,
-    restorer: Restorer,
-    scheduler: Scheduler,
-    skip: Collection[str],
-    names: Collection[str],
-    held: dict[str, str],
-    changed: Callable[[], Awaitable[None]],
-    backoff: Backoff,
-    private: Path,
-    takes: Mapping[str, str] | None = None,
-    disown: Callable[[str, str], Awaitable[None]] | None = None,
-    forsake: Callable[[str, Collection[str]], Awaitable[None]] | None = None,
-) -> Survey:
-    """A survey with its choices and its claim; see there and `Survey` for the arguments. `private` is a
-    folder that the store can write to, for what is only compared. `disown`, `forsake`: see `Departures`;
-    None where nobody works on the jobs.
-    """
-    unworked = Unworked(journal, scheduler)
-    disown, forsake = disown or unworked.disown, forsake or unworked.forsake
-    holds = Holds(journal, held, changed)
-    choices = Choices(journal, store, roots, scheduler, dict(takes or {}), disown)
-    scales = Scales(store, roots, private, journal)
-    asked = Asked(journal, store, names)
-    claim = Claim(
-        journal, store, roots, fence, scheduler, skip, holds, choices, scales, asked, forsake
-    )
-    fence.recheck = claim.recheck
-    verdicts = Verdicts(journal, store, roots, fence, restorer, scheduler, holds, choices, claim)
-    survey = Survey(
-        journal=journal,
-        store=store,
-        roots=roots,
-        fence=fence,
-        restorer=restorer,
-        scheduler=scheduler,
-        verdicts=verdicts,
-        skip=skip,
-        asked=asked,
-        holds=holds,
-        choices=choices,
-        claim=claim,
-        backoff=backoff,
-    )
-    verdicts.stopping = lambda: survey.stopping()
-    return survey

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import anyio.to_thread
+
 from hookd.admin.words import count, size
 from hookd.errors import Conflict, JournalError, StoreError
 from hookd.fence import Fence
@@ -22,8 +24,8 @@ from hookd.restore.choices import Choices
 from hookd.restore.claim import SET_BACK, Claim, differs
 from hookd.restore.finding import APART, WITH_FILES, Finding, Holds, Waits, not_whole, to_decide
 from hookd.restore.fit import Refused
-from hookd.restore.local import Local
-from hookd.restore.proof import OTHER, Altered
+from hookd.restore.local import Local, look
+from hookd.restore.proof import Altered
 from hookd.restore.restorer import Disturbed, Restorer
 from hookd.restore.result import without
 from hookd.restore.table import Decision, Here, There, decide
@@ -155,12 +157,14 @@ class Verdicts:
             return Finding(Decision.REFUSE, here, column, f"{why}; first {view.stuck}")
         if decision is Decision.RESTORE:
             if (gone := _lacking(local, there, stored)) is not None:
-                why = f"the store lacks {gone.name}, which was stored; {not_whole(name, here)}"
+                why = (
+                    f"the store lacks {gone.name}, which was stored; {await self._not_whole(name)}"
+                )
                 return Finding(Decision.REFUSE, here, column, why)
             return await self._restore(name, here, column, local, there, manifest, view)
         if decision is Decision.REFUSE and lost:
             why = f"{why}, and the store lacks what was stored: is it the right one?"
-            return Finding(decision, here, column, f"{why} {not_whole(name, here)}")
+            return Finding(decision, here, column, f"{why} {await self._not_whole(name)}")
         if decision is Decision.REFUSE:
             return Finding(decision, here, column, f"{why}; {to_decide(name)}")
         return Finding(decision, here, column)
@@ -183,18 +187,29 @@ class Verdicts:
         before = {entry.key: entry.digest for entry in ledger}
         proven = self._proven(name, ledger, there) if view.ours else {}
 
-        async def still_so() -> None:
+        async def fetched(entries: Sequence[LedgerEntry]) -> None:
+            """All is there: from here on the ledger says so, whatever becomes of us."""
             await self.claim.still_so(view, there, manifest)
             if view.superseded and self.choices.disown is not None:
                 await self.choices.disown(name, SET_BACK)
+            await self.choices.make_way(name)
+            # of a file that is here and altered there the audit stores ours again
+            sound = [e for e in entries if e.digest in proven.get(e.key, (e.digest,))]
+            # what a manifest has just told us may be behind; what a job of ours has put is not
+            told = {each.key: each.digest for each in await self.journal.ledger() if not each.job}
+            await self.journal.adopt(sound, seen=before | told)
+            for entry in sound:
+                self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
 
         try:
             done = await self.restorer.restore(
-                local, there, manifest, proven=proven, fetched=still_so
+                local,
+                there,
+                manifest,
+                proven=proven,
+                fetched=fetched,
+                chosen=self.choices.of(name) == "remote",
             )
-            # of a file that is here and altered there the audit stores ours again
-            sound = [e for e in done.ledger if e.digest in proven.get(e.key, (e.digest,))]
-            await self.journal.adopt(sound, seen=before)
         except Disturbed as error:
             return Finding(Decision.REFUSE, here, column, str(error))
         except Refused as error:
@@ -204,17 +219,22 @@ class Verdicts:
                 newest = "snapshots here that are not stored yet are newer"
                 why = f"{error}; {newest}; {to_decide(name)}"
                 return Finding(Decision.REFUSE, here, column, why)
-            return Finding(Decision.REFUSE, here, column, f"{error}; {not_whole(name, here)}")
+            hint = await self._not_whole(name, spared=error.spared)
+            return Finding(Decision.REFUSE, here, column, f"{error}; {hint}")
         except StoreError as error:
             raise Waits(f"{name}: restoring: {error}") from error
         except (OSError, JournalError) as error:
             raise Waits(f"{name}: restoring, cannot write here: {error}") from error
-        for entry in sound:
-            self.scheduler.remote(entry.key, entry.size_bytes)
         seconds = round(time.monotonic() - started, 3)
         log.warning("restored", namespace=name, files=done.files, bytes=done.bytes, seconds=seconds)
-        brought = f"{count(done.files, 'file')}, {size(done.bytes)}{without(done.holes)}"
+        brought = (
+            f"{count(done.files, 'file')}, {size(done.bytes)}{without(done.holes, done.spared)}"
+        )
         return Finding(Decision.RESTORE, here, column, brought=brought)
+
+    async def _not_whole(self, name: str, *, spared: bool = False) -> str:
+        local = await anyio.to_thread.run_sync(look, self.roots, name)
+        return not_whole(name, nothing=local.nothing, spared=spared)
 
     @property
     def had_store(self) -> bool:
@@ -238,17 +258,15 @@ class Verdicts:
         """What we have put there, or are about to, where the store can have nothing else.
 
         What was given up and is taken back is other content. Where what is stored was chosen, puts whose
-        jobs were given up for it may have taken effect, unknown to the ledger. Of a namespace that
-        is held it has what another frontend's manifest named, and that may have been behind.
+        jobs were given up for it may have taken effect, unknown to the ledger. What no job of ours put
+        was named by another frontend's manifest, which may have been behind.
         """
         if there.only is not None or self.choices.of(name) == "remote":
             return {}
-        held = self.holds.held.get(name)
-        taken_over = held is not None and OTHER not in held
         found: dict[FileKey, set[bytes]] = {}
         for entry in ledger:
             jobs = self.scheduler.of(entry.key)
-            if (taken_over and not entry.job) or any(job.digest is None for job in jobs):
+            if not entry.job or any(job.digest is None for job in jobs):
                 continue
             found[entry.key] = {entry.digest, *(job.digest for job in jobs if job.digest)}
         return found

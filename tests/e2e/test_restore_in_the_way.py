@@ -176,6 +176,8 @@ def test_a_data_file_that_is_too_short(daemon: Daemon, lived: FakeZdb, beside: b
     if beside:
         daemon.start()
         assert lived.start() == 0
+        assert short.read_bytes() == stored["data/ns/d0"], "mended before zdb loaded it"
+        short.write_bytes(stored["data/ns/d0"][:40])
         run = restore(daemon, "--full")
         assert run.returncode == Exit.FAILED, run.stdout
         assert "data/ns/d0 has 40 B here" in run.stderr
@@ -193,7 +195,7 @@ def test_a_data_file_that_is_too_short(daemon: Daemon, lived: FakeZdb, beside: b
     assert not list(daemon.data.glob("*/.hookd-restore"))
     if beside:
         daemon.stop()
-        daemon.expect("a data file was too short")
+        daemon.expect("a data file was too short", "a data file is too short")
 
 
 @pytest.mark.parametrize("beside", [False, True])

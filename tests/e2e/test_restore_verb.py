@@ -45,6 +45,21 @@ def test_into_a_folder(daemon: Daemon, lived: FakeZdb, tmp_path: Path, beside: b
         assert daemon.stop() == Exit.OK
 
 
+def test_into_a_folder_where_no_zdb_is(daemon: Daemon, lived: FakeZdb, tmp_path: Path) -> None:
+    """To look at it the configuration is enough; in place the roots have to be there."""
+    stored = daemon.stored()
+    wipe(daemon)
+    daemon.index.rmdir()
+    daemon.data.rmdir()
+    run = restore(daemon, "--to", str(tmp_path / "there"))
+    assert run.returncode == Exit.OK, run.stderr
+    assert contents(tmp_path / "there", "index", "data") == stored
+    assert not daemon.index.exists()
+    in_place = restore(daemon)
+    assert in_place.returncode == Exit.CONFIG
+    assert "mount or create it first" in in_place.stderr
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_in_place(daemon: Daemon, lived: FakeZdb, full: bool) -> None:
     """With zdb and hookd stopped all is there for zdb's next start, or all but old data files."""

@@ -25,7 +25,7 @@ from hookd.policy import Rules
 from hookd.recovery import Retriever
 from hookd.restore.newest import newest_snapshot
 from hookd.restore.restorer import Restorer
-from hookd.restore.survey import survey_of
+from hookd.restore.wiring import survey_of
 from hookd.scheduler import Scheduler
 from hookd.snapshot import Staging
 from hookd.wire import Answer, EventFrame

@@ -88,7 +88,7 @@ async def test_a_restore(tmp_path: Path) -> None:
             if progress.files_total and not progress.files_done:
                 told.append(progress.bytes_here)
 
-        restorer._say = say
+        restorer._fetches.say = say
         async with anyio.create_task_group() as group:
             group.start_soon(found.survey.survey)
             await found.eventually(lambda: bool(told) and told[-1] > 0)

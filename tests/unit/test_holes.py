@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.fakes.survey_files import (
     NS,
     entries_of,
     files_of,
+    lose,
     mine,
     store_all,
     wipe,
@@ -121,6 +123,18 @@ async def test_as_short_as_it_was_here(tmp_path: Path, sealed: bool) -> None:
             assert mine(tmp_path) == files
         else:
             assert "index entries point up to byte" in found.held[NS]
+
+
+async def test_cut_off_here(tmp_path: Path) -> None:
+    """What the store has more of is not lost: a machine without a journal does not serve less."""
+    zdb_at(tmp_path)
+    files, store = files_of(tmp_path), MemoryStore()
+    put(store, files)
+    lose(tmp_path, "i1")
+    os.truncate(tmp_path / "data" / NS / "d1", 100)
+    async with rig(tmp_path, store, names=(NS,)) as found:
+        assert not await served(found)
+        assert "d1 has 100 bytes here, but index entries point up to byte" in found.held[NS]
 
 
 async def test_it_lasts_until_the_file_is_stored_whole(tmp_path: Path) -> None:
