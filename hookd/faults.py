@@ -35,6 +35,7 @@ STEPS: tuple[str, ...] = (
 RESTORE_STEPS: tuple[str, ...] = (
     "restore-got",
     "restore-fetched",
+    "restore-known",
     "restore-placing",
     "restore-placed",
 )

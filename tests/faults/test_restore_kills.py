@@ -128,6 +128,7 @@ def check(world: World, stored: dict[str, bytes]) -> None:
 PASSINGS = {
     "restore-got": (1, 8),
     "restore-fetched": (2,),
+    "restore-known": (2,),
     "restore-placing": (1, 4, 6, 8),
     "restore-placed": (2,),
     "manifest-begin": (1,),
