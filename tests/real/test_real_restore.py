@@ -158,7 +158,7 @@ def test_hook_sh(world: World) -> None:
 def test_rolled_back(world: World) -> None:
     """The disk is that of yesterday: zdb may not serve it, and nothing goes over what is stored."""
     daemon = world.daemon
-    daemon.expect("alarm")
+    daemon.expect("alarm", "kept")
     daemon.start()
     live(world, 30)
     end(world)
