@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+    from logging import LogRecord
 
     from structlog.typing import FilteringBoundLogger
 
@@ -217,6 +218,18 @@ def _field(value: object) -> str:
     return f'"{_printable(quoted)}"'
 
 
+def _is_late_wake(record: LogRecord) -> bool:
+    """anyio wakes whoever waits for a socket by a plain `set_result`: where the waiter was cancelled in
+    that very turn of the loop, asyncio calls that an error. It is none.
+    """
+    text, error = str(record.msg), record.exc_info[1] if record.exc_info else None
+    return (
+        record.name == "asyncio"
+        and text.startswith("Exception in callback Future.set_result(None)")
+        and type(error).__name__ == "InvalidStateError"
+    )
+
+
 def _take_over_libraries(level: int) -> None:
     """Send what libraries log (logging, from warning up) the same way, scrubbed alike."""
     import logging
@@ -227,6 +240,8 @@ def _take_over_libraries(level: int) -> None:
         hookd = True
 
         def emit(self, record: logging.LogRecord) -> None:
+            if _is_late_wake(record):
+                return
             level = max((n for n in _LEVELS.values() if n <= record.levelno), default=10)
             try:
                 text = record.getMessage()

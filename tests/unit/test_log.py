@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -401,6 +402,25 @@ def test_a_closed_stream(stream: io.StringIO) -> None:
 def python(code: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter's answer."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+async def _cancelled_as_it_is_woken() -> None:
+    """What anyio does to a reader of a socket that is cancelled while data comes."""
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+    loop.call_soon(waiter.set_result, None)
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    await asyncio.sleep(0)
+
+
+def test_a_waiter_that_was_cancelled_is_no_error(stream: io.StringIO) -> None:
+    """Nobody could do anything about it; anything else that asyncio says is written."""
+    log.configure("info", "json", stream)
+    asyncio.run(_cancelled_as_it_is_woken())
+    assert stream.getvalue() == ""
+    logging.getLogger("asyncio").error("Exception in callback f()", exc_info=ValueError("x"))
+    assert "Exception in callback f()" in stream.getvalue()
 
 
 def test_default_stream_is_stderr() -> None:
