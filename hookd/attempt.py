@@ -150,8 +150,9 @@ class Attempts:
         """Raise Unannounced for data files before `job.needs` that are longer here than remote and for
         older indexes that are in no line, and Conflict where the data file that it needs is shorter here.
 
-        Data files only grow: then what is remote is of another namespace of that name, whose deletion
-        nobody has heard of, and the index would point into that.
+        Data files only grow, and sealed ones do not: then what is remote is of another namespace of that
+        name, whose deletion nobody has heard of, and the index would point into that. A sealed one that
+        is longer here has a job, then, which conflicts, and holds the index back.
         """
         if job.needs is not None:
             newest = data_key(job.key.namespace, job.needs)
@@ -159,7 +160,9 @@ class Attempts:
             if 0 < here < there:
                 detail = f"{newest.name} has {here} bytes here, but {there} are stored already"
                 raise Conflict("store", job.key, detail)
-            if 0 < there < job.needs_bytes:  # sealed, or it would not have come here
+            if here > there and self._scheduler.is_sealed(newest):
+                raise Unannounced([newest] if not self._scheduler.covers(newest) else [])
+            if 0 < here <= there < job.needs_bytes:  # sealed, or it would not have come here
                 say_lost(self._roots.path(newest), there, job.needs_bytes)
         behind = [
             key

@@ -267,6 +267,11 @@ class Scheduler:
         order = self._orders.get(key.namespace)
         return order is not None and order.is_remote(key)
 
+    def is_sealed(self, key: FileKey) -> bool:
+        """Whether a data file is proven remote as long as it will ever be."""
+        order = self._orders.get(key.namespace)
+        return order is not None and key.number in order.sealed
+
     def newest_remote_index(self, namespace: str) -> int | None:
         """The number of the newest index file that is in the store in some version."""
         order = self._orders.get(namespace)

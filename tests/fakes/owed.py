@@ -22,7 +22,7 @@ async def proven(found: Rig, key: FileKey, content: bytes, *, sealed: bool = Fal
         sealed=sealed,
     )
     await asyncio.gather(found.journal.add_jobs([job]), found.journal.settle(job, entry))
-    found.scheduler.remote(key, len(content))
+    found.scheduler.remote(key, len(content), sealed=sealed)
     found.store.content[key] = content
     return job
 

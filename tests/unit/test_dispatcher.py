@@ -29,7 +29,7 @@ from hookd.journal import Job, JobState, LedgerEntry
 from hookd.stores.base import Remote
 from hookd.wire import Answer
 from tests.conftest import Logs
-from tests.fakes.audits import index_bytes
+from tests.fakes.audits import data_bytes, index_bytes
 from tests.fakes.disk import fill, small_disk
 from tests.fakes.owed import frozen, proven
 from tests.fakes.rig import Rig, rig
@@ -684,6 +684,22 @@ class TestUnheardDeletion:
             )
             assert found.store.puts == []
             await found.dispatcher.departures.disown("ns", "zdb deleted the namespace", retire=True)
+
+    async def test_a_longer_data_file_of_its_own(self, tmp_path: Path, logs: Logs) -> None:
+        """Nor does an index go beside a sealed data file that is shorter in the store: it never grows."""
+        logs.expect(UNANNOUNCED, QUARANTINED)
+        async with rig(tmp_path) as found:
+            await proven(found, data_key("ns", 0), data_bytes(0, 3), sealed=True)
+            await proven(found, index_key("ns", 0), index_bytes(0, values=3))
+            await proven(found, index_key("ns", 1), index_bytes(1, values=0))
+            found.data(0, data_bytes(0, 9))
+            found.index(0, index_bytes(0, values=9))
+            found.index(1, index_bytes(1, values=0))
+            await found.admit(found.jumped(0))
+            await found.until(
+                lambda: [j.place for j in found.scheduler] == ["waiting", "quarantined"]
+            )
+            assert found.store.puts == []
 
     async def test_snapshots_of_a_lost_disk(self, tmp_path: Path) -> None:
         """They hold what the store does not have yet, and nothing on disk speaks against them."""
