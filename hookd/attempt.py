@@ -166,8 +166,8 @@ class Attempts:
                 say_lost(self._roots.path(newest), there, job.needs_bytes)
         behind = [
             key
-            for key, remote_bytes in self._scheduler.unchecked(job)
-            if self._sources.length(key) > remote_bytes
+            for key, known_bytes in self._scheduler.unchecked(job)
+            if self._sources.length(key) > known_bytes
         ]
         if behind:
             raise Unannounced([key for key in behind if not self._scheduler.covers(key)])

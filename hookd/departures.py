@@ -27,7 +27,7 @@ from hookd.journal import Job, JobState, Journal
 from hookd.log import get
 from hookd.needs import no_further, points_to
 from hookd.scheduler import Scheduler
-from hookd.skips import Skips
+from hookd.skips import Skips, is_what, length_of
 from hookd.snapshot import Staging
 
 log = get("dispatcher")
@@ -70,6 +70,8 @@ class Departures:
         self._forsaken: set[int] = set()
         """Jobs whose copies are kept for a person: not stored, and moved to `orphaned/`."""
         self.skips = Skips(journal, roots)
+        self.scan: Callable[[], None] = lambda: None
+        """Told when files may be here that no job stands for."""
         self._leaving: dict[int, Job] = {}
         """Jobs that have left the line while their rows are open still: a restart brings them back."""
 
@@ -131,21 +133,28 @@ class Departures:
 
     # -- somebody gave it up -------------------------------------------------------------------
 
-    async def withdraw(self, job: Job, reason: str) -> None:
-        """Somebody gave the job up for `reason`; the row says so."""
+    async def withdraw(self, job: Job, reason: str) -> bool:
+        """Somebody gave the job up for `reason`; the row says so. Whether the file is given up with it:
+        not one that has changed since the job read it, of which nobody has decided anything.
+        """
         mark = await self.skips.mark(job.key)
         if job.state is JobState.RUNNING or self._scheduler.get(job.id) is not job:
-            return
-        self._scheduler.give_up(job.key)
+            return False
         job.state = JobState.WITHDRAWN
         self._scheduler.finished(job)
         log.warning("withdrawn", file=str(job.key), reason=reason)
+        covered = self._scheduler.covers(job.key)  # a later snapshot of it is stored
+        given_up = not covered and is_what(job, mark)
         try:
-            if not self._scheduler.covers(job.key):  # else a later snapshot of it is stored
+            if given_up:
+                self._scheduler.give_up(job.key, length_of(mark))
                 await self.skips.add(job.key, mark)
+            elif not covered:
+                self.scan()
         finally:
             await self._leaves(job, JobState.WITHDRAWN, reason)
             self._wake()
+        return given_up
 
     def owed_again(self, keys: Iterable[FileKey]) -> None:
         """They are in line, or nobody's any more: whatever was decided about them is over."""

@@ -12,6 +12,7 @@ be looked at again. The invariants:
 from __future__ import annotations
 
 import heapq
+import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from hookd.journal.records import Job
 
 Lines = Mapping[FileKey, list[Job]]
 """The open jobs of each file, oldest first."""
+
+NOWHERE = sys.maxsize
+"""Length of a file that was given up where there is none: whatever points into it gets nothing."""
 
 
 @dataclass(slots=True)
@@ -48,8 +52,8 @@ class Order:
     """Every data file below this number was found to be remote as long as it is here."""
     indexes_up_to: int = 0
     """Every index file below this number is remote in some version."""
-    given_up: set[int] = field(default_factory=set)
-    """Numbers of data files that somebody decided not to store."""
+    given_up: dict[int, int] = field(default_factory=dict)
+    """Data file number → its length when somebody decided not to store it, or NOWHERE."""
     given_up_indexes: set[int] = field(default_factory=set)
     """Numbers of index files that somebody decided not to store."""
     going: list[int] = field(default_factory=list)
@@ -85,10 +89,10 @@ class Order:
         self.given_up.clear()
         self.given_up_indexes.clear()
 
-    def give_up(self, key: FileKey) -> None:
-        """Somebody decided that the file is not stored."""
+    def give_up(self, key: FileKey, size_bytes: int) -> None:
+        """Somebody decided that the file is not stored as it is now."""
         if key.kind is Kind.DATA:
-            self.given_up.add(key.number)
+            self.given_up[key.number] = size_bytes
         elif key.kind is Kind.INDEX:
             self.given_up_indexes.add(key.number)
 
@@ -104,11 +108,13 @@ class Order:
         return [n for n in numbers if n not in known and n not in given_up]
 
     def unchecked(self, needs: int) -> list[tuple[FileKey, int]]:
-        """(data file, proven remote length or 0) of those before `needs` that nobody has compared."""
+        """(data file, length that is proven remote or was given up, or 0) of those before `needs` that
+        nobody has compared.
+        """
+        remote, given_up = self.remote, self.given_up
         return [
-            (data_key(self.name, number), self.remote.get(number, 0))
+            (data_key(self.name, number), max(remote.get(number, 0), given_up.get(number, 0)))
             for number in range(self.checked, needs)
-            if number not in self.given_up
         ]
 
     def indexes_before(self, number: int) -> list[FileKey]:
@@ -139,7 +145,7 @@ class Order:
         lowest = self._lowest_open()
         if lowest is not None and lowest <= job.needs:
             return data_key(self.name, lowest)
-        if job.needs in self.sealed or job.needs in self.given_up:
+        if job.needs in self.sealed or job.needs_bytes <= self.given_up.get(job.needs, -1):
             return None  # what is missing there was lost (`Attempts` says so), or somebody decided
         if self.remote.get(job.needs, 0) < job.needs_bytes:
             return data_key(self.name, job.needs)
@@ -226,7 +232,7 @@ class Order:
         if key.kind is Kind.INDEX:
             self.given_up_indexes.discard(key.number)
         elif key.kind is Kind.DATA:
-            self.given_up.discard(key.number)
+            self.given_up.pop(key.number, None)
             _remove(self.lacking, key.number)
             if key.number not in self.open_data:
                 heapq.heappush(self.lowest, key.number)

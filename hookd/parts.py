@@ -253,6 +253,7 @@ def assemble(
     )
     # a put that the frontend before us had begun has ended by then
     fence.taken = lambda largest: auditor.also_in(config.store.time_limit_s(largest))
+    dispatcher.departures.scan = scanner.ask
     survey.hear = hearing.out
     survey.zdb_runs = scanner.zdb_may_run
     spool.prepare()
@@ -358,7 +359,7 @@ def refill(parts: Parts, loaded: Loaded) -> None:
     skips = parts.dispatcher.departures.skips
     skips.load(loaded.meta)
     for key in skips:
-        parts.scheduler.give_up(key)
+        parts.scheduler.give_up(key, skips.length(key))
         log.info("not stored, somebody decided so", file=str(key))
     parts.dispatcher.enqueue(loaded.jobs)
     if loaded.jobs:

@@ -166,9 +166,11 @@ class Scheduler:
         """Settled, skipped or withdrawn: it leaves, and what it held back may go."""
         self._leave(job)
 
-    def give_up(self, key: FileKey) -> None:
-        """Somebody decided that the file is not stored: indexes do not ask for it any more."""
-        self._order(key.namespace).give_up(key)
+    def give_up(self, key: FileKey, size_bytes: int) -> None:
+        """Somebody decided that the file is not stored (`Skips.length`): indexes that need no more than
+        so many bytes of it do not ask for it any more.
+        """
+        self._order(key.namespace).give_up(key, size_bytes)
         self._look_again(key)
 
     def checked(self, job: Job) -> None:
@@ -303,7 +305,8 @@ class Scheduler:
             self._place(job)
 
     def unchecked(self, job: Job) -> list[tuple[FileKey, int]]:
-        """(data file, proven remote length or 0) of those before the newest that an index needs.
+        """(data file, length that is proven remote or was given up, or 0) of those before the newest that
+        an index needs.
 
         Rule 2 looks at what was announced. An announcement may have been lost with its shim, or
         still lie in the spool, so whoever can see the disk compares these lengths with it.

@@ -14,7 +14,8 @@ import anyio.to_thread
 
 from hookd.errors import PathRefused, StoreError
 from hookd.files import FileKey, Kind, Roots
-from hookd.journal import Journal
+from hookd.journal import Job, Journal
+from hookd.order import NOWHERE
 from hookd.snapshot import hash_live
 
 SKIPPED = "skipped"
@@ -53,6 +54,10 @@ class Skips:
         known = self._known.get(key)
         return known is not None and self._mark(key) == known
 
+    def length(self, key: FileKey) -> int:
+        """Of a file that was given up, its length then; NOWHERE where there was none."""
+        return length_of(self._known[key])
+
     async def mark(self, key: FileKey) -> str:
         """What is there now, for `add`."""
         return await anyio.to_thread.run_sync(self._mark, key)
@@ -81,10 +86,29 @@ class Skips:
         except (StoreError, OSError):
             pass
         else:
-            return f"{size} {digest.hex()}"
+            return _content(size, digest)
         try:
             return f"link to {os.readlink(path)}"
         except FileNotFoundError:
             return ABSENT
         except OSError as error:
             return f"no file: {error.strerror}"
+
+
+def length_of(mark: str) -> int:
+    """In bytes; NOWHERE where no file was."""
+    size, _, digest = mark.partition(" ")
+    return int(size) if size.isdecimal() and digest else NOWHERE
+
+
+def is_what(job: Job, mark: str) -> bool:
+    """Whether what is there is what the job was to store, as far as it had read that; or no file at all,
+    so that nothing else can be lost with it.
+    """
+    if job.digest is None or job.size_bytes is None or length_of(mark) == NOWHERE:
+        return True
+    return mark == _content(job.size_bytes, job.digest)
+
+
+def _content(size: int, digest: bytes) -> str:
+    return f"{size} {digest.hex()}"

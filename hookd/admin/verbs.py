@@ -10,7 +10,7 @@ import asyncio
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from hookd.parts import Parts
 
 log = get("admin")
+
+T = TypeVar("T")
 
 CHECKPOINT_WITHIN_S = 300.0
 CHECKPOINT_WITHIN_MOST_S = 86_400.0
@@ -76,15 +78,20 @@ async def skip(parts: Parts, target: str, uid: int) -> str:
     stays = [job for job in found if job not in jobs]
     if not jobs:
         raise Refused(f"{target} is {state_of(stays[0])}: only quarantined files can be skipped")
+    given_up = False
     for job in jobs:
         log.warning("skipped", file=str(job.key), job=job.id, error=job.error, uid=uid)
-        await _durable(parts.dispatcher.departures.withdraw(job, f"skipped by uid {uid}"))
+        given_up = await _durable(
+            parts.dispatcher.departures.withdraw(job, f"skipped by uid {uid}")
+        )
     text = f"{jobs[0].key} is given up: it will not be stored"
+    if not given_up:
+        text = f"{jobs[0].key} is given up as it was; as it is now it stays owed"
     if stays:  # later snapshots of it, whose turn comes now
-        given_up = listed([str(job.id) for job in jobs], SHOWN)
+        numbers = listed([str(job.id) for job in jobs], SHOWN)
         names = [f"{job.id} ({state_of(job)})" for job in stays]
         text = (
-            f"job {given_up} of {jobs[0].key} is given up; others of it stay in line:"
+            f"job {numbers} of {jobs[0].key} is given up; others of it stay in line:"
             f" {listed(names, SHOWN)}"
         )
     elif waiting := _waiting_for(parts, {job.key for job in jobs}):
@@ -324,9 +331,9 @@ async def _again(parts: Parts, job: Job) -> None:
         await parts.dispatcher.retry(job)
 
 
-async def _durable(change: Awaitable[object]) -> None:
+async def _durable(change: Awaitable[T]) -> T:
     try:
-        await change
+        return await change
     except JournalError as error:
         raise Refused(
             f"the journal cannot be written, so this holds until the next start only: {error}"

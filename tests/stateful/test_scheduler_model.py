@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from hookd.files import FileKey, Kind, data_key, index_key, namespace_key
 from hookd.journal.records import Job, JobState
+from hookd.order import NOWHERE
 from hookd.scheduler import Scheduler
 
 WITHIN_S = 30.0
@@ -39,7 +40,7 @@ class Model:
     due: dict[int, float] = field(default_factory=dict)
     remote: dict[FileKey, int] = field(default_factory=dict)
     sealed: set[FileKey] = field(default_factory=set)
-    given_up: set[FileKey] = field(default_factory=set)
+    given_up: dict[FileKey, int] = field(default_factory=dict)
     checked: dict[str, int] = field(default_factory=dict)
 
     def line(self, key: FileKey) -> list[Job]:
@@ -136,7 +137,7 @@ class Model:
         if any(self.line(data_key(name, number)) for number in range(needs + 1)):
             return False
         key = data_key(name, needs)
-        if key in self.sealed or key in self.given_up:
+        if key in self.sealed or self.given_up.get(key, -1) >= job.needs_bytes:
             return False
         return self.remote.get(key, 0) < job.needs_bytes
 
@@ -194,7 +195,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert gone == expected
         self._leave(*gone)
         self.model.open.append(job)
-        self.model.given_up.discard(job.key)
+        self.model.given_up.pop(job.key, None)
         self.added[job.id] = job
         if gone:
             assert job.turn <= min(old.turn for old in gone)
@@ -362,13 +363,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         if job.id not in self.ended:
             self.scheduler.release(job)
 
-    @rule(job=consumes(quarantined))
-    def skip(self, job: Job) -> None:
+    @rule(job=consumes(quarantined), size=st.one_of(lengths, st.just(NOWHERE)))
+    def skip(self, job: Job, size: int) -> None:
+        """Given up as long as it is on disk by then, unless a later job stands for it."""
         if job.id not in self.ended:
             self._leave(job)
-            self.model.given_up.add(job.key)
-            self.scheduler.give_up(job.key)
             self.scheduler.finished(job)
+            if not self.model.line(job.key):
+                self.model.given_up[job.key] = size
+                self.scheduler.give_up(job.key, size)
 
     @precondition(lambda self: self.model.due)
     @rule()

@@ -44,6 +44,8 @@ class FakeDispatcher:
         self.fails: Exception | None = None
         self.departures: Any = self
         self.skips: tuple[Any, ...] = ()
+        self.changed = False
+        """Whether the files are others by now than those that jobs have read."""
 
     def wake(self) -> None:
         self.woken += 1
@@ -53,11 +55,12 @@ class FakeDispatcher:
         self._scheduler.release(job)
         await self._commit()
 
-    async def withdraw(self, job: Job, reason: str) -> None:
+    async def withdraw(self, job: Job, reason: str) -> bool:
         job.state = JobState.WITHDRAWN
         self._scheduler.finished(job)
         await self._commit()
         self.withdrawn.append((job.id, reason))
+        return not self.changed
 
     async def _commit(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -313,6 +316,15 @@ def test_skip(parts: Parts) -> None:
     assert [(line["log_level"], line["file"], line["uid"]) for line in skipped] == [
         ("warning", "data/ns/d1", int(uid)),
         ("warning", "index/ns/i1", int(uid)),
+    ]
+
+
+def test_skip_of_what_has_changed(parts: Parts) -> None:
+    """What is here by now was not decided about, and that is said."""
+    add_job(parts, "data/ns/d1", state=JobState.QUARANTINED, error=CONFLICT, staged="a-1/d1")
+    told(parts).changed = True
+    assert answers(parts, "skip 1") == [
+        "data/ns/d1 is given up as it was; as it is now it stays owed"
     ]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from hookd.files import FileKey, data_key, index_key, namespace_key
 from hookd.journal.records import Job, JobState
+from hookd.order import NOWHERE
 from hookd.scheduler import SUPERSEDE_WITHIN_S, Scheduler
 
 
@@ -314,7 +315,7 @@ class TestNoGap:
         assert line.scheduler.stuck()
         assert line.scheduler.waits_for(next_one) == bad.key
         assert line.scheduler.waits_for(newest) == next_one.key
-        line.scheduler.give_up(bad.key)
+        line.scheduler.give_up(bad.key, NOWHERE)
         line.scheduler.finished(bad)
         assert line.scheduler.indexes_before(next_one) == []
         assert list(line.drain()) == [next_one, newest]
@@ -430,7 +431,7 @@ class TestNoGap:
         assert line.take() is bad
         line.scheduler.quarantine(bad)
         assert line.take() is None
-        line.scheduler.give_up(bad.key)
+        line.scheduler.give_up(bad.key, NOWHERE)
         line.scheduler.finished(bad)
         assert list(line.drain()) == [old, new]
 
@@ -438,8 +439,20 @@ class TestNoGap:
         """Nor those that wait for one that was never announced."""
         old = line.index(0, needs=0, needs_bytes=120)
         assert line.take() is None
-        line.scheduler.give_up(data_key("ns", 0))
+        line.scheduler.give_up(data_key("ns", 0), NOWHERE)
         assert line.take() is old
+
+    def test_given_up_and_longer_by_now(self, line: Line) -> None:
+        """What was given up has so many bytes: who needs more waits for the rest, which is on its way."""
+        line.scheduler.remote(data_key("ns", 0), 50)
+        line.scheduler.give_up(data_key("ns", 0), 100)
+        old = line.index(0, needs=0, needs_bytes=100)
+        new = line.index(0, needs=0, needs_bytes=900)
+        assert line.scheduler.waits_for(old) is None
+        assert line.take() is None
+        assert line.scheduler.waits_for_nobody(new) == data_key("ns", 0)
+        line.scheduler.remote(data_key("ns", 0), 900)
+        assert line.take() is new
 
     def test_other_namespaces(self, line: Line) -> None:
         """They have nothing to do with it."""
@@ -484,16 +497,22 @@ class TestUnchecked:
 
     def test_given_up(self, line: Line) -> None:
         """A file that somebody decided not to store is not asked for, until it is owed again."""
-        line.scheduler.give_up(data_key("ns", 0))
-        line.scheduler.give_up(index_key("ns", 1))
-        assert self.numbers(line, line.index(2, needs=2)) == {1: 0}
+        line.scheduler.give_up(data_key("ns", 0), NOWHERE)
+        line.scheduler.give_up(index_key("ns", 1), NOWHERE)
+        assert self.numbers(line, line.index(2, needs=2)) == {0: NOWHERE, 1: 0}
         line.scheduler.finished(line.data(0))
         assert self.numbers(line, line.index(2, needs=2)) == {0: 0, 1: 0}
+
+    def test_given_up_at_a_length(self, line: Line) -> None:
+        """What is longer by now than what was given up is asked for."""
+        line.scheduler.remote(data_key("ns", 0), 50)
+        line.scheduler.give_up(data_key("ns", 0), 100)
+        assert self.numbers(line, line.index(1, needs=1)) == {0: 100}
 
     def test_deleted_namespace(self, line: Line) -> None:
         """The next namespace of that name is looked at anew."""
         line.scheduler.checked(line.index(3, needs=3))
-        line.scheduler.give_up(data_key("ns", 1))
+        line.scheduler.give_up(data_key("ns", 1), NOWHERE)
         line.scheduler.retire("ns")
         assert self.numbers(line, line.index(2, needs=2)) == {0: 0, 1: 0}
 

@@ -8,9 +8,11 @@ import pytest
 
 from hookd.errors import JournalUnavailable, StorePermanent
 from hookd.files import FileKey, data_key, index_key, namespace_key
-from hookd.journal import JobState, tables
+from hookd.journal import Job, JobState, tables
+from hookd.order import NOWHERE
 from hookd.skips import SKIPPED, Skips
 from tests.conftest import Logs
+from tests.fakes.audits import data_bytes, index_bytes
 from tests.fakes.rig import Rig, rig
 
 pytestmark = pytest.mark.anyio
@@ -122,3 +124,52 @@ async def test_withdrawn_while_the_journal_is_full(
                 await found.dispatcher.departures.withdraw(job, "skipped")
         assert len(found.scheduler) == 0
         assert found.states() == [("data/ns/d0", "withdrawn")]
+
+
+async def quarantined(found: Rig, content: bytes) -> None:
+    """A snapshot of d0 that the store refuses, and i0, which waits for it."""
+    key = found.data(0, content)
+    found.index(0, index_bytes(0, values=3))
+    found.store.refuse[key] = StorePermanent("put", key, "no")
+    await found.admit(found.closing(0))
+    await found.until(
+        lambda: any(job.state is JobState.QUARANTINED for job in found.scheduler)
+        and not found.running
+    )
+    found.store.refuse.clear()
+
+
+async def test_a_snapshot_is_given_up_not_what_came_after_it(tmp_path: Path, logs: Logs) -> None:
+    """zdb went on since it was made: what it wrote is nobody's decision, and nothing goes without it."""
+    logs.expect("withdrawn", "will retry", "quarantined")
+    async with rig(tmp_path) as found:
+        await quarantined(found, data_bytes(0, 3))
+        key = found.data(0, data_bytes(0, 50))
+        found.index(0, index_bytes(0, values=50))
+        departures, asked = found.dispatcher.departures, list[bool]()
+        departures.scan = lambda: asked.append(True)
+        [job] = found.scheduler.of(key)
+        assert not await departures.withdraw(job, "skipped")
+        assert (list(departures.skips), asked) == ([], [True])
+        assert found.scheduler.unchecked(Job(key=index_key("ns", 1), needs=1)) == [(key, 0)]
+        await found.admit(found.closing(0))
+        await found.empty()
+        assert found.store.content[key] == found.live(key)
+        assert found.store.content[KEY] == found.live(KEY)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_snapshot_of_what_is_here(tmp_path: Path, logs: Logs, gone: bool) -> None:
+    """Or of what is nowhere any more: it is given up, and its index goes."""
+    logs.expect("withdrawn", "will retry", "quarantined")
+    async with rig(tmp_path) as found:
+        await quarantined(found, data_bytes(0, 3))
+        key = data_key("ns", 0)
+        if gone:
+            found.roots.path(key).unlink()
+        departures = found.dispatcher.departures
+        [job] = found.scheduler.of(key)
+        assert await departures.withdraw(job, "skipped")
+        await found.empty()
+        assert found.store.content == {KEY: found.live(KEY)}
+        assert reloaded(found).length(key) == (NOWHERE if gone else len(data_bytes(0, 3)))
