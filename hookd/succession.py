@@ -39,5 +39,7 @@ def take_over(old: Job, new: Job) -> None:
 
 
 def lacks_room(job: Job) -> bool:
-    """Whether it found none for its snapshot when it was tried last."""
-    return job.error_class == NO_ROOM
+    """Whether it found none for its snapshot when it was tried last, and waits to be tried again. One
+    that was frozen since, or that waits for another file, keeps the error that it had.
+    """
+    return job.error_class == NO_ROOM and job.staged is None and job.place == "later"

@@ -12,9 +12,10 @@ import pytest
 from hookd import drain as module
 from hookd.drain import Drain, Progress, Verdict
 from hookd.errors import JournalUnavailable
-from hookd.files import data_key
+from hookd.files import data_key, index_key
 from hookd.journal import Job
 from hookd.scheduler import Scheduler
+from hookd.succession import NO_ROOM
 from tests.conftest import Logs
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +177,44 @@ async def test_zdb_that_comes_to_a_closed_door(world: World) -> None:
     """It is not kept waiting for answers that nobody gives."""
     world.zdb = True
     assert await world.drain().run(closed=True) is Verdict.BEGUN
+
+
+@pytest.mark.parametrize("staged", [None, "run-1/i1"])
+async def test_room_that_was_found_since(world: World, staged: str | None) -> None:
+    """Who waits for a quarantined file is not waited for, whatever it lacked when it was tried last."""
+    scheduler = world.scheduler
+    data = Job(key=data_key("ns", 1), id=1, turn=1)
+    scheduler.add(data, 0.0)
+    assert scheduler.take(0.0) is data
+    scheduler.quarantine(data)
+    index = Job(key=index_key("ns", 1), id=2, turn=2, needs=1, staged=staged, error_class=NO_ROOM)
+    scheduler.add(index, 0.0)
+    with anyio.fail_after(10):
+        assert await world.drain().run() is Verdict.STUCK
+
+
+async def test_who_lacks_room_is_tried_once_more(world: World) -> None:
+    """Anything that went since may have made some; what is quarantined makes none."""
+    scheduler = world.scheduler
+    refused = Job(key=data_key("a", 1), id=1, turn=1, staged="run-1/d1")
+    scheduler.add(refused, 0.0)
+    assert scheduler.take(0.0) is refused
+    scheduler.quarantine(refused)
+    job = Job(key=index_key("ns", 1), id=2, turn=2, needs=None, error_class=NO_ROOM)
+    scheduler.add(job, 0.0)
+    assert scheduler.take(0.0) is job
+    scheduler.retry_at(job, 1e9)
+    drain = world.drain()
+    async with anyio.create_task_group() as group:
+
+        async def tries() -> None:
+            await world.waits_for(drain, "room for snapshots")
+            job.attempts += 1
+
+        group.start_soon(tries)
+        with anyio.fail_after(10):
+            assert await drain.run() is Verdict.STUCK
+    assert job.attempts == 1
 
 
 async def test_the_time_is_for_the_whole_of_it(world: World) -> None:
