@@ -41,7 +41,9 @@ class Disowned:
     """Why a running job is given up, and who wants to know when it has ended."""
 
     reason: str
-    ended: Callable[[], None]
+    ended: Callable[[], None] = lambda: None
+    deleted: bool = False
+    """Whether its namespace was: what it stores is the deleted one's."""
 
 
 class Departures:
@@ -66,7 +68,7 @@ class Departures:
         self._superseded = superseded
         self._tasks: set[asyncio.Future[None]] = set()
         self._disowned: dict[int, Disowned] = {}
-        """Running jobs whose namespace was deleted."""
+        """Running jobs whose namespace was deleted, and those that are forsaken."""
         self._forsaken: set[int] = set()
         """Jobs whose copies are kept for a person: not stored, and moved to `orphaned/`."""
         self.skips = Skips(journal, roots)
@@ -185,7 +187,7 @@ class Departures:
         idle = [job for job in jobs if job.state is not JobState.RUNNING]
         for job in jobs:  # all at once: none of them may be begun meanwhile
             if job.state is JobState.RUNNING:
-                self._disowned[job.id] = Disowned(reason, ended)
+                self._disowned[job.id] = Disowned(reason, ended, deleted=True)
         for job in idle:
             job.state = JobState.WITHDRAWN
             self._scheduler.finished(job)
@@ -218,7 +220,7 @@ class Departures:
         idle = [job for job in jobs if job.state is not JobState.RUNNING]
         for job in jobs:
             if job.state is JobState.RUNNING:
-                self._disowned[job.id] = Disowned(reason, lambda: None)
+                self._disowned.setdefault(job.id, Disowned(reason))  # else it is not even ours
         for job in idle:
             job.state = JobState.WITHDRAWN
             self._scheduler.finished(job)
@@ -270,14 +272,19 @@ class Departures:
         self._leaving.pop(job.id, None)
         await self.drop_snapshot(job)
 
-    # -- running jobs of a deleted namespace ---------------------------------------------------
+    # -- running jobs that are given up --------------------------------------------------------
 
     def is_disowned(self, job: Job) -> bool:
-        """Whether the namespace of a running job was deleted since it began."""
+        """Whether a running job was given up since it began."""
         return job.id in self._disowned
 
+    def is_of_deleted(self, job: Job) -> bool:
+        """Whether the namespace of a running job was deleted since it began."""
+        disowned = self._disowned.get(job.id)
+        return disowned is not None and disowned.deleted
+
     def why_disowned(self, job: Job) -> str | None:
-        """Why the namespace of a running job gave it up, or None."""
+        """Why a running job was given up, or None."""
         disowned = self._disowned.get(job.id)
         return None if disowned is None else disowned.reason
 

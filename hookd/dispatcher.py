@@ -259,13 +259,13 @@ class Dispatcher:
 
     async def _settled(self, job: Job, entry: LedgerEntry) -> None:
         job.error = job.error_class = None
-        disowned = self.departures.is_disowned(job)
-        await self._journal.settle(job, entry, retired=disowned)
+        retired = self.departures.is_of_deleted(job)
+        await self._journal.settle(job, entry, retired=retired)
         faults.point("settled")
-        if self.departures.is_disowned(job) and not disowned:  # while it was being committed
+        if self.departures.is_of_deleted(job) and not retired:  # while it was being committed
             await self._journal.retire_file(job.key)
         job.state = JobState.SETTLED
-        if not self.departures.is_disowned(job):
+        if not self.departures.is_of_deleted(job):
             self._scheduler.remote(job.key, entry.size_bytes, sealed=entry.sealed)
             if older := self._scheduler.outdated(job):
                 self.departures.supersede(older, job)

@@ -12,8 +12,9 @@ from hookd.errors import JournalUnavailable
 from hookd.files import FileKey, data_key, index_key
 from hookd.journal import Job, JobState, LedgerEntry
 from hookd.snapshot import Snapshot
+from hookd.stores.base import Remote
 from tests.conftest import Logs
-from tests.fakes.owed import frozen
+from tests.fakes.owed import frozen, proven
 from tests.fakes.rig import Rig, rig
 from tests.fakes.store import MemoryStore
 
@@ -285,6 +286,42 @@ class TestDeleted:
             gate.set()
             await found.empty()
             assert found.states() == [(str(key), "withdrawn")]
+
+
+class TestForsaken:
+    """Frozen copies that are older than what is stored."""
+
+    @pytest.mark.parametrize("deleted", ["", "before", "after"])
+    async def test_ends_as_stored(self, tmp_path: Path, logs: Logs, deleted: str) -> None:
+        """The store has the very same: that is the live file's, unless its namespace was deleted."""
+        logs.allow("kept")
+        key = index_key("ns", 0)
+        async with rig(tmp_path, guarded=False) as found:
+            await proven(found, key, b"entries" * 9)
+            real, gate = found.store.stat, anyio.Event()
+
+            async def stat(asked: FileKey) -> Remote | None:
+                await gate.wait()
+                return await real(asked)
+
+            found.store.stat = stat  # type: ignore[method-assign]
+            job = await frozen(found, key, b"entries" * 9)
+            await found.eventually(lambda: found.running == 1 and job.digest is not None)
+            departures, ended = found.dispatcher.departures, list[bool]()
+            for step in ("before", "forsake", "after"):
+                if step == "forsake":
+                    await departures.forsake("the journal was set back")
+                elif step == deleted:
+                    await departures.disown(
+                        "ns", "deleted", retire=True, ended=lambda: ended.append(True)
+                    )
+            gate.set()
+            await found.empty()
+            await found.eventually(lambda: not found.running)
+            assert set(await found.ledger()) == (set() if deleted else {key})
+            assert found.scheduler.is_remote(key) == (not deleted)
+            assert ended == ([True] if deleted else [])
+            assert found.store.puts == []
 
 
 class TestGoneWithItsNamespace:
