@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from hookd.errors import JournalError
+from hookd.errors import JournalError, JournalUnavailable
 from hookd.files import FileKey, Kind, Roots
 from hookd.journal import Job, JobState, Journal
 from hookd.log import get
@@ -70,7 +70,7 @@ class Departures:
         self._disowned: dict[int, Disowned] = {}
         """Running jobs whose namespace was deleted, and those that are forsaken."""
         self._forsaken: set[int] = set()
-        """Jobs whose copies are kept for a person: not stored, and moved to `orphaned/`."""
+        """Jobs whose copies are kept for a person, in `orphaned/`, and not stored."""
         self.skips = Skips(journal, roots)
         self.scan: Callable[[], None] = lambda: None
         """Told when files may be here that no job stands for."""
@@ -111,13 +111,25 @@ class Departures:
         for job in gone:
             await self.drop_snapshot(job)
 
-    async def _move_later(self, ids: list[int], state: JobState, note: str) -> None:
+    async def _move_later(
+        self, ids: list[int], state: JobState, note: str, keep: Sequence[str] = ()
+    ) -> None:
         """Once the journal can be written again. A newer job may be settled by then: its row stays."""
         while True:
             await anyio.sleep(JOURNAL_AGAIN_S)
             with contextlib.suppress(JournalError):
+                await self._keep(keep)
                 await self._journal.move(ids, state, note)
                 return
+
+    async def _keep(self, copies: Sequence[str]) -> None:
+        """Before their rows say that nobody needs them: with them the journal drops what it has of small
+        ones.
+        """
+        try:
+            await anyio.to_thread.run_sync(self._staging.keep, copies)
+        except OSError as error:
+            raise JournalUnavailable(f"snapshots cannot be kept: {error}") from error
 
     async def outdated(self, job: Job) -> None:
         """What was read later than `job` is stored: it leaves."""
@@ -127,10 +139,8 @@ class Departures:
 
     async def drop_snapshot(self, job: Job) -> None:
         """Its row does not need it any more."""
-        if job.staged is not None and job.id in self._forsaken:
-            await anyio.to_thread.run_sync(self._staging.keep, job.staged)
-            self._forsaken.discard(job.id)
-        elif job.staged is not None:
+        self._forsaken.discard(job.id)
+        if job.staged is not None:
             await anyio.to_thread.run_sync(self._staging.remove, [job.staged])
 
     # -- somebody gave it up -------------------------------------------------------------------
@@ -184,18 +194,13 @@ class Departures:
         after each of those: until then they stood for the files of their names.
         """
         jobs = [job for job in self._scheduler if job.key.namespace == namespace]
-        idle = [job for job in jobs if job.state is not JobState.RUNNING]
-        for job in jobs:  # all at once: none of them may be begun meanwhile
-            if job.state is JobState.RUNNING:
-                self._disowned[job.id] = Disowned(reason, ended, deleted=True)
-        for job in idle:
-            job.state = JobState.WITHDRAWN
-            self._scheduler.finished(job)
         # and those that nobody would stand for any more, should they come back
         leaving = [job for job in self._leaving.values() if job.key.namespace == namespace]
         ids = [job.id for job in (*jobs, *leaving)]
-        for job in idle:
-            log.warning("withdrawn", file=str(job.key), reason=reason)
+        for job in jobs:  # all at once: none of them may be begun meanwhile
+            if job.state is JobState.RUNNING:
+                self._disowned[job.id] = Disowned(reason, ended, deleted=True)
+        idle = self._depart(jobs, reason)
         try:
             if retire:
                 self.owed_again(key for key in self.skips if key.namespace == namespace)
@@ -204,45 +209,62 @@ class Departures:
             else:
                 await self._journal.move(ids, JobState.WITHDRAWN, reason)
         except JournalError:
-            self._soon(self._disown_later(ids, idle, reason))
+            self._soon(self._departed_later(ids, idle, reason))
             raise
-        for job in idle:
-            await self.drop_snapshot(job)
+        await self._departed(idle)
         self._wake()
 
     async def forsake(self, reason: str, spare: Collection[str] = ()) -> None:
         """Every frozen copy that waits is given up, but for those of `spare`: what is stored is later. A
-        running one stores nothing more. The copies are kept in `orphaned/`. Raises JournalError.
+        running one stores nothing more. The copies are kept in `orphaned/`, before any row says that
+        nobody needs them. Raises JournalError, also where they cannot be kept.
         """
-        waiting = [*self._scheduler, *self._leaving.values()]
-        jobs = [j for j in waiting if j.staged is not None and j.key.namespace not in spare]
+        jobs = [j for j in self._scheduler if j.staged and j.key.namespace not in spare]
+        leaving = [j for j in self._leaving.values() if j.staged and j.key.namespace not in spare]
+        ids = [job.id for job in (*jobs, *leaving)]
         self._forsaken.update(job.id for job in jobs)
-        idle = [job for job in jobs if job.state is not JobState.RUNNING]
         for job in jobs:
             if job.state is JobState.RUNNING:
                 self._disowned.setdefault(job.id, Disowned(reason))  # else it is not even ours
+        # of those that leave anyway: what an earlier try could not keep
+        keep = [j.staged for j in (*jobs, *leaving) if j.staged and j.id in self._forsaken]
+        idle = self._depart(jobs, reason)
+        try:
+            await self._keep(keep)
+            await self._journal.move(ids, JobState.WITHDRAWN, reason)
+        except JournalError:
+            self._soon(self._departed_later(ids, idle, reason, keep))
+            raise
+        await self._departed(idle)
+        self._wake()
+
+    def _depart(self, jobs: Iterable[Job], reason: str) -> list[Job]:
+        """Those that do not run leave the line at once; until their rows say so, a restart brings them
+        back.
+        """
+        idle = [job for job in jobs if job.state is not JobState.RUNNING]
         for job in idle:
             job.state = JobState.WITHDRAWN
             self._scheduler.finished(job)
+            self._leaving[job.id] = job
             log.warning("withdrawn", file=str(job.key), reason=reason)
-        try:
-            if idle:
-                await self._journal.move([job.id for job in idle], JobState.WITHDRAWN, reason)
-        except JournalError:
-            self._soon(self._disown_later([job.id for job in idle], idle, reason))
-            raise
+        return idle
+
+    async def _departed(self, idle: Iterable[Job]) -> None:
+        """Their rows say so."""
         for job in idle:
+            self._leaving.pop(job.id, None)
             await self.drop_snapshot(job)
-        self._wake()
+
+    async def _departed_later(
+        self, ids: list[int], idle: list[Job], reason: str, keep: Sequence[str] = ()
+    ) -> None:
+        await self._move_later(ids, JobState.WITHDRAWN, reason, keep)
+        await self._departed(idle)
 
     def is_forsaken(self, job: Job) -> bool:
         """Whether a running job may not store what it has any more."""
         return job.id in self._forsaken
-
-    async def _disown_later(self, ids: list[int], idle: list[Job], reason: str) -> None:
-        await self._move_later(ids, JobState.WITHDRAWN, reason)
-        for job in idle:
-            await self.drop_snapshot(job)
 
     async def give_up(self, job: Job, reason: str) -> None:
         """It leaves, and its row says why; whatever it was doing is over."""

@@ -42,6 +42,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_CLONE = frozenset(
     {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
 )
+_NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 INLINE_BYTES = 256 * 1024
 INLINE_AT_ONCE_BYTES = 4 * 1024 * 1024
@@ -122,7 +123,7 @@ class Staging:
 
         `begin` numbers the snapshots (`Journal.begin`); a folder without a journal has its own count.
         What no commit refers to was never acknowledged: the process died before. With
-        `keep_unknown` (the journal was lost) it is moved to `orphaned/` instead of removed.
+        `keep_unknown` (the journal was lost) it is moved to `orphaned/`.
         Returns the known ones that are not there (someone emptied the folder).
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,10 +142,10 @@ class Staging:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             elif _FOLDER.fullmatch(name) and name not in kept:
                 if keep_unknown:
-                    (self.folder / ORPHANED).mkdir(mode=0o700, exist_ok=True)
-                    os.rename(self.folder / name, self.folder / ORPHANED / name)
-                else:
-                    shutil.rmtree(self.folder / name, ignore_errors=True)
+                    keep_copies(
+                        self.folder, [f"{name}/{e}" for e in os.listdir(self.folder / name)]
+                    )
+                shutil.rmtree(self.folder / name, ignore_errors=True)
         return missing
 
     def orphans(self) -> int:
@@ -208,21 +209,9 @@ class Staging:
             except OSError:
                 pass  # not empty or gone already
 
-    def keep(self, staged: str) -> None:
-        """A snapshot that nobody stores any more is kept for a person, in `orphaned/`; what cannot be
-        moved stays where it is until the next start. Blocking.
-        """
-        target = self.folder / ORPHANED / staged
-        try:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (self.folder / staged).open("rb") as copy:
-                os.fsync(copy.fileno())  # a small one was the journal's to keep
-            os.rename(self.folder / staged, target)
-        except OSError as error:
-            log.error("not kept", snapshot=staged, error=str(error))
-            return
-        log.warning("kept", snapshot=str(target))
-        self.remove([staged])
+    def keep(self, staged: Sequence[str]) -> None:
+        """See `keep_copies`."""
+        keep_copies(self.folder, staged)
 
     def close(self) -> None:
         """Take no more work; a thread that hangs in a disk is not waited for."""
@@ -329,6 +318,44 @@ class Staging:
         finally:
             os.close(handle)
         _fsync_folder(path.parent)
+
+
+def keep_copies(folder: Path, staged: Sequence[str]) -> None:
+    """Snapshots that nobody is to store any more are kept for a person, in `orphaned/`: durable when this
+    returns, and still where they were. One that is gone is said. Raises OSError. Blocking.
+    """
+    kept = folder / ORPHANED
+    for name in staged:
+        target = kept / name
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with (folder / name).open("rb") as copy:
+                os.fsync(copy.fileno())  # a small one was the journal's to keep
+            _link(folder / name, target)
+        except FileExistsError:
+            pass  # kept by one that was killed before the rows said so
+        except FileNotFoundError as error:
+            if not target.exists():
+                log.error("not kept", snapshot=name, error=str(error))
+            continue
+        _fsync_folder(target.parent)
+        log.warning("kept", snapshot=str(target))
+    for changed in (kept, folder) if staged else ():
+        _fsync_folder(changed)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        part = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, part)
+        with part.open("rb") as copy:
+            os.fsync(copy.fileno())
+        os.replace(part, target)
 
 
 def _refuse_half_made(path: Path, begin: bytes, size: int) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import anyio.to_thread
+
+from hookd.errors import JournalUnavailable
 from hookd.journal import Job, JobState, Journal
 from hookd.log import get
 from hookd.scheduler import Scheduler
+from hookd.snapshot import keep_copies
 
 log = get("survey")
 
@@ -18,6 +23,7 @@ class Unworked:
 
     journal: Journal
     scheduler: Scheduler
+    staging: Path
 
     async def disown(self, namespace: str, reason: str) -> None:
         """All of a namespace. Raises JournalError."""
@@ -25,12 +31,15 @@ class Unworked:
         await self._withdraw(jobs, reason)
 
     async def forsake(self, reason: str, spare: Collection[str]) -> None:
-        """All that have a frozen copy, but for those of `spare`. Raises JournalError."""
-        jobs = [
-            job
-            for job in self.scheduler
-            if job.staged is not None and job.key.namespace not in spare
-        ]
+        """All that have a frozen copy, but for those of `spare`; the copies are kept first. Raises
+        JournalError, also where they cannot be kept.
+        """
+        jobs = [job for job in self.scheduler if job.staged and job.key.namespace not in spare]
+        copies = [job.staged for job in jobs if job.staged]
+        try:
+            await anyio.to_thread.run_sync(keep_copies, self.staging, copies)
+        except OSError as error:
+            raise JournalUnavailable(f"snapshots cannot be kept: {error}") from error
         await self._withdraw(jobs, reason)
 
     async def _withdraw(self, jobs: Sequence[Job], reason: str) -> None:

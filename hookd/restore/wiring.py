@@ -40,11 +40,11 @@ def survey_of(
     disown: Callable[[str, str], Awaitable[None]] | None = None,
     forsake: Callable[[str, Collection[str]], Awaitable[None]] | None = None,
 ) -> Survey:
-    """A survey with its choices and its claim; see there and `Survey` for the arguments. `private` is a
-    folder that the store can write to, for what is only compared. `disown`, `forsake`: see `Departures`;
-    None where nobody works on the jobs.
+    """A survey with its choices and its claim; see there and `Survey` for the arguments. `private` is the
+    staging folder: the store can write to it what is only compared. `disown`, `forsake`: see
+    `Departures`; None where nobody works on the jobs.
     """
-    unworked = Unworked(journal, scheduler)
+    unworked = Unworked(journal, scheduler, private)
     disown, forsake = disown or unworked.disown, forsake or unworked.forsake
     holds = Holds(journal, held, changed)
     choices = Choices(journal, store, roots, scheduler, dict(takes or {}), disown)

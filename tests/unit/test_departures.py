@@ -11,7 +11,7 @@ import pytest
 from hookd.errors import JournalUnavailable
 from hookd.files import FileKey, data_key, index_key
 from hookd.journal import Job, JobState, LedgerEntry
-from hookd.snapshot import Snapshot
+from hookd.snapshot import ORPHANED, Snapshot
 from hookd.stores.base import Remote
 from tests.conftest import Logs
 from tests.fakes.owed import frozen, proven
@@ -35,6 +35,10 @@ def snapshot_of(key: FileKey, made: Snapshot | None) -> Job:
         digest=made.digest,
         content=made.content,
     )
+
+
+class Killed(BaseException):
+    """kill -9 at this step."""
 
 
 async def no_moves(found: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +277,28 @@ class TestDeleted:
             await found.dispatcher.departures.disown("ns", "zdb deleted the namespace", retire=True)
             assert [state for _, state in found.states()] == ["withdrawn", "withdrawn"]
 
+    async def test_told_again_after_a_full_journal(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The shim comes again: what left the line the first time is named by the commit that counts."""
+        logs.expect("withdrawn")
+        monkeypatch.setattr("hookd.departures.JOURNAL_AGAIN_S", 3600.0)
+        async with rig(tmp_path, run=False) as found:
+            await frozen(found, index_key("ns", 0), b"x" * 50)
+            departures = found.dispatcher.departures
+
+            async def fail(*_: Any) -> None:
+                raise JournalUnavailable("disk full")
+
+            with monkeypatch.context() as full:
+                full.setattr(found.journal, "withdraw", fail)
+                with pytest.raises(JournalUnavailable):
+                    await departures.disown("ns", "zdb deleted the namespace", retire=True)
+            await departures.disown("ns", "zdb deleted the namespace", retire=True)
+            assert [state for _, state in found.states()] == ["withdrawn"]
+        async with rig(tmp_path, run=False) as again:
+            assert not len(again.scheduler)
+
     async def test_while_it_runs_and_fails(self, tmp_path: Path, logs: Logs) -> None:
         """If it fails then, it is given up instead of tried again."""
         logs.expect("withdrawn")
@@ -292,7 +318,9 @@ class TestForsaken:
     """Frozen copies that are older than what is stored."""
 
     @pytest.mark.parametrize("deleted", ["", "before", "after"])
-    async def test_ends_as_stored(self, tmp_path: Path, logs: Logs, deleted: str) -> None:
+    async def test_ends_as_stored(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch, deleted: str
+    ) -> None:
         """The store has the very same: that is the live file's, unless its namespace was deleted."""
         logs.allow("kept")
         key = index_key("ns", 0)
@@ -304,7 +332,7 @@ class TestForsaken:
                 await gate.wait()
                 return await real(asked)
 
-            found.store.stat = stat  # type: ignore[method-assign]
+            monkeypatch.setattr(found.store, "stat", stat)
             job = await frozen(found, key, b"entries" * 9)
             await found.eventually(lambda: found.running == 1 and job.digest is not None)
             departures, ended = found.dispatcher.departures, list[bool]()
@@ -322,6 +350,82 @@ class TestForsaken:
             assert found.scheduler.is_remote(key) == (not deleted)
             assert ended == ([True] if deleted else [])
             assert found.store.puts == []
+
+    async def test_killed_before_the_copies_are_kept(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rows still owe them then; and once the rows do not, they lie in `orphaned/`."""
+        logs.expect("withdrawn", "kept")
+        async with rig(tmp_path, run=False) as found:
+            await frozen(found, index_key("ns", 0), b"small" * 9)
+            await frozen(found, data_key("ns", 0), b"large" * 99_999)
+            staged = found.staged()
+
+            def killed(_: object) -> None:
+                raise Killed
+
+            monkeypatch.setattr(found.staging, "keep", killed)
+            with pytest.raises(Killed):
+                await found.dispatcher.departures.forsake("the journal was set back")
+            assert [state for _, state in found.states()] == ["pending", "pending"]
+        async with rig(tmp_path, run=False) as again:
+            assert again.staged() == staged
+            move = again.journal.move
+
+            async def moved(*arguments: Any) -> None:
+                await move(*arguments)
+                raise Killed
+
+            monkeypatch.setattr(again.journal, "move", moved)
+            with pytest.raises(Killed):
+                await again.dispatcher.departures.forsake("the journal was set back")
+        async with rig(tmp_path, run=False) as last:
+            assert not len(last.scheduler)
+            assert sorted(kept(tmp_path)) == [b"large" * 99_999, b"small" * 9]
+
+    async def test_cannot_be_kept(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As with a full journal: they are out of the line, nothing is dropped, it is tried again; also
+        by who asks again, though they have left the line.
+        """
+        logs.expect("withdrawn", "kept")
+        monkeypatch.setattr("hookd.departures.JOURNAL_AGAIN_S", 0.01)
+        async with rig(tmp_path, run=False) as found:
+            await frozen(found, index_key("ns", 0), b"small" * 9)
+            departures = found.dispatcher.departures
+
+            def full(_: object) -> None:
+                raise OSError(28, "No space left on device")
+
+            with monkeypatch.context() as disk:
+                disk.setattr(found.staging, "keep", full)
+                for _ in range(2):
+                    with pytest.raises(JournalUnavailable):
+                        await departures.forsake("the journal was set back")
+                assert not len(found.scheduler)
+                assert [state for _, state in found.states()] == ["pending"]
+            await found.eventually(lambda: not departures.unkept)
+            assert [state for _, state in found.states()] == ["withdrawn"]
+            assert kept(tmp_path) == [b"small" * 9]
+
+    async def test_under_way_at_a_kill(self, tmp_path: Path, logs: Logs) -> None:
+        """One that runs is not owed after it either: it would go over what is stored."""
+        logs.expect("kept")
+        async with rig(tmp_path, guarded=False) as found:
+            key = index_key("ns", 0)
+            found.store.gates[key] = anyio.Event()
+            await frozen(found, key, b"older" * 9)
+            await found.until(lambda: key in found.store.waiting)
+            await found.dispatcher.departures.forsake("the journal was set back")
+        async with rig(tmp_path, run=False) as again:
+            assert not len(again.scheduler)
+            assert kept(tmp_path) == [b"older" * 9]
+
+
+def kept(folder: Path) -> list[bytes]:
+    """What lies in `orphaned/`."""
+    return [path.read_bytes() for path in (folder / "staging" / ORPHANED).glob("*/*")]
 
 
 class TestGoneWithItsNamespace:

@@ -208,14 +208,18 @@ async def test_without_a_daemon(tmp_path: Path) -> None:
     before = dict(store.content)
     wipe(folder)
     async with rig(folder, store, names=(NS,), run=False, full=True) as found:
-        assert any(job.staged for job in found.scheduler)
-        alone = Unworked(found.journal, found.scheduler)
+        waits = [
+            found.staging.path(job.staged).read_bytes() for job in found.scheduler if job.staged
+        ]
+        assert waits
+        alone = Unworked(found.journal, found.scheduler, found.staging.folder)
         found.survey.claim.let_go, found.survey.choices.disown = alone.forsake, alone.disown
         assert await found.survey.by_hand() is None
         assert not found.held
         assert not len(found.scheduler)
     async with rig(folder, store, names=(NS,)) as again:
         assert not len(again.scheduler)
+        assert sorted(kept(folder)) == sorted(waits)
         assert (await again.survey.survey()).code == 0
         await again.empty()
     assert store.content == before

@@ -133,8 +133,9 @@ async def quarantined(found: Rig, content: bytes) -> None:
     found.store.refuse[key] = StorePermanent("put", key, "no")
     await found.admit(found.closing(0))
     await found.until(
-        lambda: any(job.state is JobState.QUARANTINED for job in found.scheduler)
-        and not found.running
+        lambda: (
+            any(job.state is JobState.QUARANTINED for job in found.scheduler) and not found.running
+        )
     )
     found.store.refuse.clear()
 

@@ -436,6 +436,30 @@ class TestOpen:
         assert Staging(tmp_path / "staging", max_bytes=None).open([]) == []
         assert (staging.folder / ORPHANED / left[0]).exists()
 
+    @pytest.mark.parametrize("links", [True, False])
+    def test_kept(
+        self, tmp_path: Path, left: list[str], monkeypatch: pytest.MonkeyPatch, links: bool
+    ) -> None:
+        """In both places, and as often as it is asked for; also where a file has but one name."""
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        staging = Staging(tmp_path / "staging", max_bytes=None)
+        assert staging.open(left) == []
+        if not links:
+            monkeypatch.setattr(os, "link", refuse)
+        for _ in range(2):
+            staging.keep(left)
+        for number, staged in enumerate(left):
+            for folder in (staging.folder, staging.folder / ORPHANED):
+                assert (folder / staged).read_bytes() == b"%d" % number * 10
+        assert staging.orphans() == 2
+        staging.remove(left)
+        staging.keep(left)  # nothing to keep any more, and nothing to say
+        staging.open([], keep_unknown=True)
+        assert staging.orphans() == 2
+
     def test_missing(self, tmp_path: Path, left: list[str]) -> None:
         """Known ones that somebody removed are named."""
         staging = Staging(tmp_path / "staging", max_bytes=None)
