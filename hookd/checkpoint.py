@@ -3,8 +3,8 @@
     flush zdbfs → NSJUMP where something is dirty → what no hook announced is found → what was
     acknowledged is stored → publish
 
-The invariant: an `Outcome` that is safe names a moment before which every write is in the store. The
-moment is taken before the first step, and no step holds anything that the event loop needs: NSJUMP
+The invariant: an `Outcome` that is safe names a moment before which every write is in the store, but for
+data files that somebody gave up, which it names. The moment is taken before the first step, and no step holds anything that the event loop needs: NSJUMP
 makes zdb wait for a hook that comes to this very daemon.
 
 One run at a time. Who asks while one runs waits for the next, which all of them share: the one that
@@ -31,7 +31,7 @@ from hookd.errors import (
     ZdbUnreachable,
 )
 from hookd.fence import Fenced
-from hookd.files import Roots
+from hookd.files import FileKey, Kind, Roots
 from hookd.journal import Job
 from hookd.log import get
 from hookd.recovery_point import Files, look, owed
@@ -218,6 +218,7 @@ class Checkpoints:
             elapsed_s=time.monotonic() - run.started,
             jumped=tuple(run.jumped),
             problems=found,
+            left_out=tuple(run.left_out),
         )
 
     async def _once(self, run: Run) -> Outcome:
@@ -282,9 +283,10 @@ class Checkpoints:
                         return hindrance
                     mark = self._newest_job()
                 continue
-            gaps = await self._gaps()
+            gaps, given_up = await self._gaps()
             if not gaps:
-                return None
+                run.left_out = [str(key) for key in given_up if key.kind is Kind.DATA]
+                return _cut_short([key for key in given_up if key.kind is Kind.INDEX])
             run.doing = f"waiting for the hooks of {listed(gaps)}"
             brought = await self._sweep() + await self._scan(False)
             mark = self._newest_job()
@@ -328,15 +330,18 @@ class Checkpoints:
         errors = [job.error for job in left if job.error]
         return f"{text}; {errors[0]}" if errors else text
 
-    async def _gaps(self) -> list[str]:
-        """Closed files that are not remote and that no job stands for."""
+    async def _gaps(self) -> tuple[list[str], list[FileKey]]:
+        """Closed files that are not remote and that no job stands for; those of them that were given up
+        are apart.
+        """
         skip = {*self._skip, *self._held()}
         known = owed((), self._scheduler, skip)
 
-        def find() -> list[str]:
+        def find() -> tuple[list[str], list[FileKey]]:
             now = time.time()
-            point = look(self._disk, self._scheduler, known, skip=skip, now=now)
-            return [str(key) for space in point.spaces.values() for key in space.gaps]
+            spaces = look(self._disk, self._scheduler, known, skip=skip, now=now).spaces.values()
+            gaps = [str(key) for space in spaces for key in space.gaps]
+            return gaps, [key for space in spaces for key in space.given_up]
 
         return await anyio.to_thread.run_sync(find)
 
@@ -352,6 +357,14 @@ class Checkpoints:
                     raise
                 run.doing = f"writing the manifest: {error}"
             await anyio.sleep(PUBLISH_AGAIN_S)
+
+
+def _cut_short(given_up: list[FileKey]) -> str | None:
+    """Why index files that were given up make it unsafe; None without any."""
+    if not given_up:
+        return None
+    names = listed([str(key) for key in given_up])
+    return f"given up (`hookd skip`), and a restore ends there (`hookd retry FILE`): {names}"
 
 
 def _stuck(left: list[Job]) -> str:

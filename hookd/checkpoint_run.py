@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from hookd.admin.words import count
+from hookd.admin.words import count, listed
 from hookd.errors import Exit
 
 
@@ -25,6 +25,8 @@ class Outcome:
     """Namespaces whose active files were closed."""
     problems: tuple[str, ...] = ()
     """What is missing, one line each; none if it is safe."""
+    left_out: tuple[str, ...] = ()
+    """Data files that somebody gave up: nothing that they alone had is in the store, or will be."""
 
     @property
     def safe(self) -> bool:
@@ -37,7 +39,10 @@ class Outcome:
             spaces = (
                 f"{count(len(self.jumped), 'namespace')} had news" if self.jumped else "no news"
             )
-            return f"safe until {utc(self.until)} ({spaces}; took {self.elapsed_s:.1f} s)"
+            text = f"safe until {utc(self.until)} ({spaces}; took {self.elapsed_s:.1f} s)"
+            if self.left_out:
+                text += f", but for what was given up (`hookd skip`): {listed(self.left_out)}"
+            return text
         return f"not safe: {'; '.join(self.problems)}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,6 +55,7 @@ class Outcome:
             "elapsed_s": self.elapsed_s,
             "jumped": list(self.jumped),
             "problems": list(self.problems),
+            "left_out": list(self.left_out),
         }
 
 
@@ -72,6 +78,8 @@ class Run:
     jumped: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What cannot be mended by waiting; it goes on with the rest all the same."""
+    left_out: list[str] = field(default_factory=list)
+    """As in its outcome."""
     hanging: str | None = None
     """What may still come to an end, but not in this run."""
     outcome: Outcome | None = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hookd.files import FileKey, Kind, data_key, index_key
@@ -102,9 +102,10 @@ class Order:
 
     def not_remote(self, kind: Kind, numbers: Iterable[int]) -> list[int]:
         """Which of these data or index files are not remote in any version, nor given up."""
+        known: Container[int] = self.remote
+        given_up: Container[int] = self.given_up
         if kind is Kind.INDEX:
-            return [number for number in numbers if number not in self.indexes]
-        known, given_up = self.remote, self.given_up
+            known, given_up = self.indexes, self.given_up_indexes
         return [n for n in numbers if n not in known and n not in given_up]
 
     def unchecked(self, needs: int) -> list[tuple[FileKey, int]]:

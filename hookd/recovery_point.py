@@ -25,6 +25,7 @@ from typing import Protocol
 
 from hookd.files import FileKey, Kind, Roots, data_key, index_key
 from hookd.journal.records import Job
+from hookd.order import NOWHERE
 from hookd.scheduler import Scheduler
 
 DATA_HEADER_BYTES = 28
@@ -67,6 +68,8 @@ class SpacePoint:
     """Whether its active data file has entries that the store has not."""
     gaps: tuple[FileKey, ...] = ()
     """Closed files that no job stands for and that are not remote: their hook never came."""
+    given_up: tuple[FileKey, ...] = ()
+    """Closed files that are not remote because somebody decided so: nothing will bring them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,10 +255,13 @@ def _space(disk: Disk, scheduler: Scheduler, name: str, known: Owed, now: float)
     indexes, data = disk.numbers(Kind.INDEX, name), disk.numbers(Kind.DATA, name)
     newest = max((*indexes[-1:], *data[-1:]), default=-1)
     gaps = _gaps(disk, scheduler, name, known, indexes, data, newest)
-    files = known.files + len(gaps)
-    size = known.bytes + sum(disk.size(key) for key in gaps)
+    given_up = _given_up(scheduler, name, known, newest, gaps)
+    # without an index a restore ends there; without a data file it goes on, and names it
+    missing = [*gaps, *(key for key in given_up if key.kind is Kind.INDEX)]
+    files = known.files + len(missing)
+    size = known.bytes + sum(disk.size(key) for key in missing)
     lowest = [
-        number for number in (known.lowest, *(key.number for key in gaps)) if number is not None
+        number for number in (known.lowest, *(key.number for key in missing)) if number is not None
     ]
     moments: list[float | None] = []
     active = dirty(disk, scheduler, name)
@@ -277,7 +283,20 @@ def _space(disk: Disk, scheduler: Scheduler, name: str, known: Owed, now: float)
         bytes=size,
         active_dirty=active is not None,
         gaps=gaps,
+        given_up=given_up,
     )
+
+
+def _given_up(
+    scheduler: Scheduler, name: str, known: Owed, newest: int, gaps: Collection[FileKey]
+) -> tuple[FileKey, ...]:
+    """Of the closed files; an index only if the store has none of that number in any version."""
+    lengths, numbers = scheduler.given_up(name)
+    data = [data_key(name, n) for n in sorted(lengths) if n < newest and n not in known.data]
+    data = [key for key in data if scheduler.remote_bytes(key) < lengths[key.number]]
+    closed = [n for n in sorted(numbers) if n < newest and n not in known.indexes]
+    index = [key for n in closed if not scheduler.is_remote(key := index_key(name, n))]
+    return tuple(key for key in (*data, *index) if key not in gaps and not scheduler.covers(key))
 
 
 def _gaps(
@@ -292,8 +311,12 @@ def _gaps(
     """By numbers first, there may be 100,000; keys are made of the few that are left."""
     closed = [n for n in data if n < newest and n not in known.data]
     gaps = scheduler.not_remote(Kind.DATA, name, closed)
-    # A data file may be remote as an earlier stop left it, shorter.
-    gaps += disk.longer(name, closed, scheduler.remote_data(name))
+    # A data file may be remote as an earlier stop left it, shorter; or have been given up so.
+    given_up, _ = scheduler.given_up(name)
+    longer = disk.longer(name, closed, scheduler.remote_data(name))
+    gaps += [number for number in longer if number not in given_up]
+    if given_up:
+        gaps += [n for n in closed if disk.size(data_key(name, n)) > given_up.get(n, NOWHERE)]
     closed = [n for n in indexes if n < newest and n not in known.indexes]
     keys = (
         *(data_key(name, number) for number in sorted(gaps)),

@@ -289,6 +289,11 @@ class Scheduler:
         order = self._orders.get(namespace)
         return list(numbers) if order is None else order.not_remote(kind, numbers)
 
+    def given_up(self, namespace: str) -> tuple[Mapping[int, int], Collection[int]]:
+        """Data file number → its length when it was given up; numbers of such index files. No copies."""
+        order = self._orders.get(namespace)
+        return ({}, ()) if order is None else (order.given_up, order.given_up_indexes)
+
     def waits_for(self, job: Job) -> FileKey | None:
         """The data file, the newer or the older index that holds a job back (rule 2), or None."""
         return self._order(job.key.namespace).obstacle(job, self._files)

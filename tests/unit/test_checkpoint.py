@@ -23,6 +23,7 @@ from hookd.errors import (
 )
 from hookd.files import FileKey, Kind, Roots, data_key, index_key
 from hookd.journal.records import Job, JobState
+from hookd.order import NOWHERE
 from hookd.scheduler import Scheduler
 from tests.conftest import Logs
 from tests.fakes.zdb_files import data_entry, header
@@ -312,6 +313,37 @@ async def test_a_hook_that_is_lost_is_scanned_for(world: World) -> None:
         "store index/ns/i0",
         "publish",
     ]
+
+
+async def test_an_index_that_was_given_up(world: World) -> None:
+    """It is no gap that a hook or a scan would fill: it ends at once, and a restore would end there."""
+    world.begin("ns")
+    world.begin("ns", 1)
+    world.scheduler.remote(data_key("ns", 0), 1000, sealed=True)
+    world.scheduler.give_up(index_key("ns", 0), NOWHERE)
+    outcome = await world.checkpoints.take(5)
+    assert outcome.code is Exit.FAILED
+    assert "index/ns/i0" in outcome.line() and "hookd retry" in outcome.line()
+    assert outcome.elapsed_s < 2
+
+
+@pytest.mark.parametrize("stored", [None, 30])
+async def test_a_data_file_that_was_given_up(world: World, stored: int | None) -> None:
+    """The manifest names it, and a restore brings all else: safe, and the line says without what."""
+    world.begin("ns")
+    world.write("ns")
+    world.begin("ns", 1)
+    key = data_key("ns", 0)
+    world.scheduler.remote(index_key("ns", 0), 100)
+    if stored is not None:
+        world.scheduler.remote(key, stored)
+    world.scheduler.give_up(key, world.roots.path(key).stat().st_size)
+    outcome = await world.checkpoints.take(5)
+    assert outcome.safe
+    assert outcome.left_out == ("data/ns/d0",)
+    assert "given up" in outcome.line() and "data/ns/d0" in outcome.line()
+    assert outcome.as_dict()["left_out"] == ["data/ns/d0"]
+    assert world.done[-1] == "publish"
 
 
 async def test_waits_for_the_first_scan(world: World) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hookd.files import FileKey, Kind, Roots, data_key, index_key, namespace_key
 from hookd.journal.records import Job
+from hookd.order import NOWHERE
 from hookd.recovery_point import DATA_HEADER_BYTES, Files, RecoveryPoint, dirty, look, owed
 from hookd.scheduler import Scheduler
 from tests.fakes.zdb_files import data_entry, header
@@ -148,6 +149,28 @@ def test_a_closed_file_that_nobody_announced(case: Case) -> None:
     point = case.look()
     assert point.until == 600
     assert point.spaces[NS].gaps == (data_key(NS, 1), index_key(NS, 1))
+
+
+def test_files_that_were_given_up(case: Case) -> None:
+    """Nothing brings them, so they are no gaps: an index still counts as only here."""
+    case.has(0, 10, remote=1)
+    case.has(1, 600)
+    case.has(2, 700, 701, remote=1)
+    case.has(3)
+    lengths = {number: case.disk.size(data_key(NS, number)) for number in range(4)}
+    for number in (1, 2):
+        case.scheduler.give_up(data_key(NS, number), lengths[number])
+        case.scheduler.give_up(index_key(NS, number), NOWHERE)
+    given_up = (*(data_key(NS, n) for n in (1, 2)), *(index_key(NS, n) for n in (1, 2)))
+    space = case.look().spaces[NS]
+    assert (space.gaps, space.given_up, space.files) == ((), given_up, 2)
+    assert space.until == 600
+    case.scheduler.remote(index_key(NS, 2), 1)  # in an older version
+    assert case.look().spaces[NS].given_up == given_up[:3]
+    case.disk.files[1].append(650)  # not what was given up
+    space = case.look().spaces[NS]
+    assert space.gaps == (data_key(NS, 1),)
+    assert space.given_up == (data_key(NS, 2), index_key(NS, 1))
 
 
 def test_a_file_closed_without_an_entry_costs_nothing(case: Case) -> None:
