@@ -4,8 +4,8 @@
     acknowledged is stored → publish
 
 The invariant: an `Outcome` that is safe names a moment before which every write is in the store, but for
-data files that somebody gave up, which it names. The moment is taken before the first step, and no step holds anything that the event loop needs: NSJUMP
-makes zdb wait for a hook that comes to this very daemon.
+data files that somebody gave up, which it names. The moment is taken before the first step, and no step
+holds anything that the event loop needs: NSJUMP makes zdb wait for a hook that comes to this very daemon.
 
 One run at a time. Who asks while one runs waits for the next, which all of them share: the one that
 runs may have looked before their last write.

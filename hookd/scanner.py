@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = get("daemon")
 
+AGAIN_S = 5.0
+"""Between two tries of a scan that failed: a disk or a journal may be away for a moment."""
+
 
 class Scanner:
     """One for a daemon; `parts` are put in once they are assembled."""
@@ -50,7 +53,7 @@ class Scanner:
         return self.parts.life.started and self.parts.survey.undecided
 
     async def run(self) -> None:
-        """Scan whenever it was asked for, until cancelled."""
+        """Scan whenever it was asked for, until cancelled; one that fails is made again."""
         while True:
             await self._wanted.wait()
             self._wanted = anyio.Event()
@@ -60,6 +63,9 @@ class Scanner:
                 self.parts.auditor.scanned()
             except (JournalError, OSError) as error:
                 log.error("scan failed", error=str(error))
+                with anyio.move_on_after(AGAIN_S):
+                    await self._wanted.wait()
+                self._wanted.set()
 
     async def zdb_runs(self) -> bool:
         """Whether zdb runs, as far as can be seen."""

@@ -6,9 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import anyio
+import anyio.lowlevel
 import pytest
 
+from hookd.audit.auditor import Auditor
+from hookd.errors import JournalUnavailable
 from hookd.files import data_key
+from hookd.leftover import Leftovers
 from hookd.parts import Parts
 from hookd.scanner import Scanner
 from hookd.zdb import ZdbLife
@@ -66,6 +71,44 @@ async def test_one_that_fails_is_none(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(PermissionError):
             await made.scan(with_active=False)
         assert made.owed()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), JournalUnavailable("full")])
+async def test_one_that_fails_is_made_again(
+    tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Nobody else would ask, and the audits wait for the first that has looked."""
+    logs.expect(FOUND, "scan failed")
+    monkeypatch.setattr("hookd.scanner.AGAIN_S", 0.01)
+    async with rig(tmp_path, run=False) as found:
+        made, _ = scanner_over(found)
+        found.data(0)
+        found.data(1)
+        real, left, done = found.journal.ledger, [error, error], anyio.Event()
+
+        async def ledger() -> object:
+            if left:
+                raise left.pop()
+            return await real()
+
+        async def look() -> None:
+            await anyio.lowlevel.checkpoint()
+
+        async def runs() -> bool:
+            return True
+
+        monkeypatch.setattr(found.journal, "ledger", ledger)
+        monkeypatch.setattr(made, "zdb_runs", runs)
+        made.parts.leftovers = cast("Leftovers", SimpleNamespace(look=look))
+        made.parts.auditor = cast("Auditor", SimpleNamespace(scanned=done.set))
+        async with anyio.create_task_group() as group:
+            group.start_soon(made.run)
+            made.ask()
+            with anyio.fail_after(10):
+                await done.wait()
+            group.cancel_scope.cancel()
+        assert not made.owed()
+        assert [job.key for job in found.scheduler] == [data_key("ns", 0)]
 
 
 async def test_asked_for_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
