@@ -78,16 +78,19 @@ class Order:
             self.newest_index = max(self.newest_index or 0, key.number)
             _remove(self.going, key.number)
 
-    def retire(self) -> None:
-        """What is remote says nothing about files to come."""
+    def reconsider(self) -> None:
+        """What was given up says nothing about files to come."""
+        self.given_up.clear()
+        self.given_up_indexes.clear()
+
+    def forget(self) -> None:
+        """Nothing is remote; what was given up stays so."""
         self.remote.clear()
         self.sealed.clear()
         self.indexes.clear()
         self.newest_index = None
         self.indexes_up_to = 0
         self.checked = 0
-        self.given_up.clear()
-        self.given_up_indexes.clear()
 
     def give_up(self, key: FileKey, size_bytes: int) -> None:
         """Somebody decided that the file is not stored as it is now."""

@@ -69,7 +69,12 @@ class Scheduler:
 
     def retire(self, namespace: str) -> None:
         """The namespace was deleted: what is remote says nothing about files to come."""
-        self._order(namespace).retire()
+        self._order(namespace).reconsider()
+        self.forget(namespace)
+
+    def forget(self, namespace: str) -> None:
+        """The store has lost it: nothing of it is remote. What somebody gave up is not asked for."""
+        self._order(namespace).forget()
         for key in self._files:
             if key.namespace == namespace and key.kind is Kind.INDEX:
                 self._weigh(key)

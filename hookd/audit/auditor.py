@@ -142,7 +142,7 @@ class DaemonWorld:
         for entry in entries:
             known = await self.journal.find_ledger(entry.key)
             if known == entry:
-                self.scheduler.remote(entry.key, entry.size_bytes)
+                self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
         self.noted()
 
     async def stale(self, key: FileKey) -> bytes | None:

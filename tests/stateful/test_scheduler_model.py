@@ -242,6 +242,19 @@ class SchedulerMachine(RuleBasedStateMachine):
             if not self.model.line(key):
                 self._prove(key, size)
 
+    @rule(name=namespaces, deleted=st.booleans())
+    def store_lost_it(self, name: str, deleted: bool) -> None:
+        """Nothing is remote any more; what was given up is, until the namespace is deleted."""
+        model = self.model
+        if deleted:
+            self.scheduler.retire(name)
+            model.given_up = {k: n for k, n in model.given_up.items() if k.namespace != name}
+        else:
+            self.scheduler.forget(name)
+        model.remote = {k: n for k, n in model.remote.items() if k.namespace != name}
+        model.sealed = {key for key in model.sealed if key.namespace != name}
+        model.checked.pop(name, None)
+
     def _prove(self, key: FileKey, size: int, *, sealed: bool = False) -> None:
         size = max(size, self.model.remote.get(key, 0))  # zdb's files only grow
         self.scheduler.remote(key, size, sealed=sealed)

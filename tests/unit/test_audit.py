@@ -620,6 +620,7 @@ class TestJournalLost:
             for key in evicted:
                 entry = await found.journal.find_ledger(key)
                 assert entry is not None and entry.sealed
+                assert found.scheduler.is_sealed(key)
             store.content[evicted[0]] = b"other content"
             answer = await found.retriever.retrieve(evicted[0])
             assert answer.code == 1 and "ledger" in answer.text

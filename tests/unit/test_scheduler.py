@@ -516,6 +516,18 @@ class TestUnchecked:
         line.scheduler.retire("ns")
         assert self.numbers(line, line.index(2, needs=2)) == {0: 0, 1: 0}
 
+    def test_the_store_has_lost_it(self, line: Line) -> None:
+        """Nothing is remote then; what somebody gave up is not asked for all the same."""
+        line.scheduler.remote(data_key("ns", 0), 100, sealed=True)
+        line.scheduler.remote(index_key("ns", 0), 100)
+        line.scheduler.give_up(data_key("ns", 1), NOWHERE)
+        line.scheduler.forget("ns")
+        assert self.numbers(line, line.index(2, needs=2)) == {0: 0, 1: NOWHERE}
+        assert not line.scheduler.is_remote(index_key("ns", 0))
+        assert not line.scheduler.is_sealed(data_key("ns", 0))
+        own = line.index(1, needs=1, needs_bytes=900)
+        assert line.scheduler.waits_for(own) is None
+
 
 class TestNewestWins:
     """Rule 3."""
