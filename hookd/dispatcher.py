@@ -306,12 +306,14 @@ class Dispatcher:
         quarantined = error.permanent and (
             job.refusals >= QUARANTINE_AFTER or isinstance(error, Conflict | NamespaceHeld)
         )
+        gone = quarantined and isinstance(error, SourceGone)
+        gone = gone and await self.departures.went_with_it(job)
+        # after that: its namespace may have been deleted meanwhile, and nothing of it waits in line then
         if (reason := self.departures.why_disowned(job)) is not None:
             job.state = JobState.PENDING
             await self.departures.give_up(job, reason)
             return
-        gone = quarantined and isinstance(error, SourceGone)
-        if gone and await self.departures.went_with_it(job):
+        if gone:
             job.state = JobState.PENDING
             await self.departures.give_up(job, "zdb deleted the namespace that had it")
             await self.departures.look_again()

@@ -442,6 +442,23 @@ class TestGoneWithItsNamespace:
             await found.empty()
             assert ("data/ns/d2", "withdrawn") in found.states()
 
+    async def test_deleted_while_that_is_asked(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The deletion is heard of in the very moment: it is given up, not kept for a decision."""
+        logs.expect(RETRY, "withdrawn")
+        async with rig(tmp_path) as found:
+            departures = found.dispatcher.departures
+
+            async def asked(job: Job) -> bool:
+                await departures.disown(job.key.namespace, "deleted", retire=True)
+                return False
+
+            monkeypatch.setattr(departures, "went_with_it", asked)
+            job = await found.owe(data_key("ns", 2), sealed=True)
+            await found.empty()
+            assert found.states() == [(str(job.key), "withdrawn")]
+
     async def test_not_without_a_deletion(self, tmp_path: Path, logs: Logs) -> None:
         """Else somebody has lost a file: that stays to be seen."""
         logs.expect(RETRY, QUARANTINED)
