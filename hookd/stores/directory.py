@@ -88,6 +88,8 @@ class DirectoryStore:
         self.identified: Callable[[str], Awaitable[None]] | None = None
         """Told the id of a folder that was not there at the start, before anything is done in it."""
         self._arrival = anyio.Lock()
+        self._taken = False
+        """Whether the folder is there, and its id told to whoever has to know it."""
         self._abandoned: set[_Call] = set()
         # its own: a folder that hangs must not take the threads of the rest of the daemon
         self._threads = anyio.CapacityLimiter(concurrency + READERS + SPARE_THREADS)
@@ -109,6 +111,7 @@ class DirectoryStore:
         Raises UserError with the one line to print.
         """
         self._folder.prepare()
+        self._taken = bool(self.store_id)  # whoever made us reads it
 
     def attach(self) -> None:
         """Instead of `prepare`, to read only: make nothing, remove nothing. Blocking.
@@ -116,6 +119,7 @@ class DirectoryStore:
         Raises UserError with the one line to print.
         """
         self._folder.attach()
+        self._taken = True
 
     async def put(self, key: FileKey, source: Path, digest: bytes | None) -> None:
         """See `Store.put`. Cancelled, it has either happened already or never will."""
@@ -202,13 +206,14 @@ class DirectoryStore:
 
     async def _run(self, operation: str, key: object, call: _Call, work: Callable[[], T]) -> T:
         """`work`, once the folder is there, in a thread that is left behind if this is cancelled."""
-        if not self._folder.store_id:
+        if not self._taken:
             async with self._arrival:
-                if not self._folder.store_id:
+                if not self._taken:
                     arrive = partial(self._folder.arrive, operation, key)
                     await self._in_thread(operation, key, _Call(), arrive)
                     if self.identified is not None:
                         await self.identified(self.store_id)
+                    self._taken = True
         return await self._in_thread(operation, key, call, work)
 
     async def _in_thread(

@@ -150,6 +150,7 @@ class Mounted:
             try:
                 self.prepare()
             except UserError as error:
+                self.store_id = ""  # it is there, but not well: looked at again
                 raise StoreUnreachable(operation, key, str(error)) from error
             if self._known is not None and self.store_id not in ("", self._known):
                 other, self.store_id = self.store_id, ""

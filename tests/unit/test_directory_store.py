@@ -245,6 +245,38 @@ async def test_it_is_waited_for(tmp_path: Path, there: str) -> None:
     await store.health()
 
 
+@pytest.mark.parametrize("fails", ["probe", "told"])
+async def test_it_is_not_used_untold(
+    path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """It is there, but not well yet, or its id could not be kept: nothing is done in it before that."""
+    store = waiting(path)
+    told, failing = list[str](), [True]
+    probe = store._folder.probe
+
+    def not_well() -> None:
+        if fails == "probe" and failing:
+            failing.pop()
+            raise StoreUnreachable("health", path, "Read-only file system")
+        probe()
+
+    async def identified(store_id: str) -> None:
+        if fails == "told" and failing:
+            failing.pop()
+            raise StoreUnreachable("health", path, "not kept")
+        told.append(store_id)
+
+    monkeypatch.setattr(store._folder, "probe", not_well)
+    store.identified = identified
+    (path / ".hookd").mkdir(parents=True)
+    with pytest.raises(StoreUnreachable):
+        await put(store, path, b"new")
+    assert told == []
+    assert waits(store) == (fails == "probe")
+    await put(store, path, b"new")
+    assert told == [store.store_id]
+
+
 async def test_a_new_one_that_must_exist(path: Path) -> None:
     """An empty `.hookd` is an administrator's word for it."""
     (path / ".hookd").mkdir(parents=True)
