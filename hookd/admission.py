@@ -34,6 +34,7 @@ from hookd.journal import EventRow, Job, Journal, Outcome
 from hookd.log import get
 from hookd.needs import no_further, points_to
 from hookd.policy import Action, Plan, Rules, Want, plan
+from hookd.recall import Recall
 from hookd.snapshot import Snapshot, Staging
 from hookd.tally import Tally
 from hookd.turns import Turns
@@ -49,9 +50,6 @@ AT_ONCE_BYTES = 1 << 20
 
 MAX_TEXT = 1000
 """Characters of an answer that names refused files: a dirty list may hold thousands of them."""
-
-REMEMBER_EVENTS = 200_000
-"""Event ids kept in memory at most; a shim comes again within seconds, a spool file within a start."""
 
 
 class Actions(Protocol):
@@ -100,9 +98,7 @@ class Admission:
         self._enqueue = enqueue
         self._actions = actions
         self._seen = seen
-        self._done: dict[bytes, tuple[int, int | None]] = {}
-        self._forgotten = 0
-        """Events of the rows up to here are in the journal alone, if anywhere."""
+        self.recall = Recall(journal)
         self._under_way: dict[bytes, asyncio.Future[Answer]] = {}
         self._acting: set[bytes] = set()
         """Blocking events whose answer is the outcome of work."""
@@ -110,16 +106,6 @@ class Admission:
         self.tally = Tally()
         self.last_event_at: float | None = None
         """Unix seconds."""
-
-    def remember(self, event_id: bytes, seq: int, answer: int | None) -> None:
-        """An event of the journal (at start): its shim may come again."""
-        self._done[event_id] = (seq, answer)
-
-    def remember_all(self, events: Sequence[tuple[bytes, int, int | None]]) -> None:
-        """The newest events of the journal, oldest first (at start)."""
-        for event in events:
-            self.remember(*event)
-        self._forgotten = events[0][1] - 1 if events else 0
 
     @property
     def busy(self) -> int:
@@ -142,7 +128,7 @@ class Admission:
         if first is not None:
             self.tally.duplicate += 1
             return await asyncio.shield(first)
-        known = self._done.get(event_id)
+        known = self.recall.get(event_id)
         if known is not None and known[1] is not None:
             self.tally.duplicate += 1
             return Answer(known[1], "")
@@ -164,9 +150,8 @@ class Admission:
         counted = hook if hook in _KNOWN else "unknown"
         self.tally.by_hook[counted] = self.tally.by_hook.get(counted, 0) + 1
         try:
-            if seq is None and origin == "spool" and self._forgotten:
-                # a shim comes again within seconds, but a file may have lain there for long
-                found = await self._journal.find_event_id(frame.event_id, up_to=self._forgotten)
+            if seq is None and origin == "spool":
+                found = await self.recall.find(frame.event_id)
                 if found is not None and found[1] is not None:
                     self.tally.duplicate += 1
                     return Answer(found[1], "")
@@ -290,10 +275,7 @@ class Admission:
         )
         seq = await self._journal.append(row, jobs or ())
         self.tally.accepted += 1
-        self._done[frame.event_id] = (seq, answer)
-        if len(self._done) > REMEMBER_EVENTS:
-            oldest = next(iter(self._done))
-            self._forgotten = max(self._forgotten, self._done.pop(oldest)[0])
+        self.recall.note(frame.event_id, seq, answer)
         return seq
 
     async def _act(self, frame: EventFrame, origin: str, todo: Plan, seq: int | None) -> Answer:
@@ -317,7 +299,7 @@ class Admission:
         if seq is not None and answer.code != ANSWER_SPOOL:
             try:
                 await self._journal.answered(seq, answer.code)
-                self._done[frame.event_id] = (seq, answer.code)
+                self.recall.note(frame.event_id, seq, answer.code)
             except JournalError as error:
                 log.error("answer not kept", hook=frame.argv[0], error=str(error))
         return answer

@@ -22,7 +22,6 @@ import anyio.to_thread
 
 from hookd import activation, descriptors, housekeeping, stop_report, zdb
 from hookd.admin.server import AdminServer
-from hookd.admission import REMEMBER_EVENTS
 from hookd.config import Config
 from hookd.drain import Drain, Progress, Verdict
 from hookd.errors import Exit, JournalError
@@ -32,6 +31,7 @@ from hookd.log import get
 from hookd.notify import Notify
 from hookd.parts import Parts, assemble, refill
 from hookd.pulse import EXTEND_S, Pulse, status
+from hookd.recall import REMEMBER_EVENTS
 from hookd.scanner import Scanner
 from hookd.signals import AGAIN, Signals
 from hookd.snapshot import Staging

@@ -224,7 +224,7 @@ def assemble(
         actions=actions,
         seen=life.see,
     )
-    spool = Spool(config.hook.spool, admit=admission.admit)
+    spool = Spool(config.hook.spool, admit=admission.admit, expect=admission.recall.expect)
     hearing = Hearing(
         shims=partial(anyio.to_thread.run_sync, zdb.shims, config.hook.socket),
         committing=lambda: admission.committing,
@@ -355,7 +355,7 @@ def refill(parts: Parts, loaded: Loaded) -> None:
     """What the journal owes goes back into the line."""
     for entry in loaded.ledger:
         parts.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
-    parts.admission.remember_all(loaded.events)
+    parts.admission.recall.load(loaded.events)
     skips = parts.dispatcher.departures.skips
     skips.load(loaded.meta)
     for key in skips:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from watchdog.observers import Observer
 
 from hookd import faults
 from hookd.admin.words import count, verb
-from hookd.errors import FrameError
+from hookd.errors import FrameError, JournalError
 from hookd.intake.owner import OWNER, UNFINISHED
 from hookd.log import get
 from hookd.sockets import make_folder
@@ -36,6 +38,7 @@ log = get("spool")
 
 BAD = "bad"
 TEMPORARY = ".tmp-"
+_NAMED = re.compile(r"(?:[0-9]+-|\.tmp-)(?P<id>[0-9a-f]{32})(?:\.event)?", re.ASCII)
 _OURS = frozenset({BAD, OWNER, UNFINISHED})
 ABANDONED_S = 30.0
 """A `.tmp-` file older than this has no shim any more: writing one takes milliseconds."""
@@ -50,10 +53,19 @@ SWEEP_EVERY_S = 5.0
 class Spool:
     """The folder, its watch and its sweep."""
 
-    def __init__(self, folder: Path, *, admit: Callable[[EventFrame, str], Awaitable[Answer]]):
-        """`admit` keeps an event; ANSWER_SPOOL from it leaves the file where it is."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        admit: Callable[[EventFrame, str], Awaitable[Answer]],
+        expect: Callable[[Sequence[bytes]], Awaitable[None]] | None = None,
+    ):
+        """`admit` keeps an event; ANSWER_SPOOL from it leaves the file where it is. `expect` is told the
+        event ids that the names of the next files say (`Recall`).
+        """
         self.folder = folder
         self._admit = admit
+        self._expect = expect
         self._wake = anyio.Event()
         self._lock = anyio.Lock()
         self.taken = 0
@@ -147,6 +159,9 @@ class Spool:
                 log.error("spool cannot be read", error=str(error))
                 return 0
             self._unreadable.intersection_update(names)
+            if names and self._expect is not None:
+                with suppress(JournalError):  # then each is looked for by itself
+                    await self._expect(_ids(names))
             for name in names:
                 if await self._take(name):
                     kept += 1
@@ -220,6 +235,12 @@ def events_in(folder: str) -> int:
         )
     except OSError:
         return 0
+
+
+def _ids(names: Iterable[str]) -> list[bytes]:
+    """The event ids in the names that shims give their files."""
+    found = (_NAMED.fullmatch(name) for name in names)
+    return [bytes.fromhex(each["id"]) for each in found if each]
 
 
 def _is_young(entry: os.DirEntry[str], seconds: float) -> bool:

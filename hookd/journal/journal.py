@@ -179,10 +179,12 @@ class Journal:
         found: EventRow | None = await self._do(lambda db: tables.find_event(db, seq))
         return found
 
-    async def find_event_id(self, event_id: bytes, *, up_to: int) -> tuple[int, int | None] | None:
-        """(row, answer) of an event in the rows up to `up_to`. Reads all of them: ask rarely."""
-        found: tuple[int, int | None] | None = await self._do(
-            lambda db: tables.find_event_id(db, event_id, up_to)
+    async def find_event_ids(
+        self, event_ids: Sequence[bytes], *, up_to: int
+    ) -> dict[bytes, tuple[int, int | None]]:
+        """Event id → (row, answer), of events in the rows up to `up_to`. Reads all: ask rarely."""
+        found: dict[bytes, tuple[int, int | None]] = await self._do(
+            lambda db: tables.find_event_ids(db, event_ids, up_to)
         )
         return found
 

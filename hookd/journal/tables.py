@@ -178,14 +178,16 @@ def recent_events(db: sqlite3.Connection, most: int) -> list[tuple[bytes, int, i
     return found
 
 
-def find_event_id(
-    db: sqlite3.Connection, event_id: bytes, up_to: int
-) -> tuple[int, int | None] | None:
-    """(row, answer) of an event in the rows up to `up_to`: reads all of them, there is no index."""
-    found: tuple[int, int | None] | None = db.execute(
-        "SELECT seq, answer FROM events WHERE seq <= ? AND event_id = ?", (up_to, event_id)
-    ).fetchone()
-    return found
+def find_event_ids(
+    db: sqlite3.Connection, event_ids: Sequence[bytes], up_to: int
+) -> dict[bytes, tuple[int, int | None]]:
+    """Event id → (row, answer), of events in the rows up to `up_to`: reads all, there is no index."""
+    places = ", ".join("?" * len(event_ids))
+    rows = db.execute(
+        f"SELECT event_id, seq, answer FROM events WHERE seq <= ? AND event_id IN ({places})",
+        (up_to, *event_ids),
+    )
+    return {event_id: (seq, answer) for event_id, seq, answer in rows}
 
 
 def find_event(db: sqlite3.Connection, seq: int) -> EventRow | None:

@@ -417,8 +417,8 @@ class TestStates:
             found = tables.recent_events(journal._db, 100)
             assert found == [(first, seq, 1), (second, seq + 1, 0)]
             assert tables.recent_events(journal._db, 1) == found[1:]
-            assert await journal.find_event_id(first, up_to=seq) == (seq, 1)
-            assert await journal.find_event_id(second, up_to=seq) is None
+            assert await journal.find_event_ids([first, second], up_to=seq) == {first: (seq, 1)}
+            assert await journal.find_event_ids([], up_to=seq) == {}
 
     async def test_newest_events_stay(self, base: Base) -> None:
         """Whatever a clock says of their age: their shims may come again."""

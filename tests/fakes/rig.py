@@ -176,7 +176,7 @@ class Rig:
         self.dispatcher.wake = wake_and_tell  # type: ignore[method-assign]
         for entry in ledger:
             self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
-        self.admission.remember_all(events)
+        self.admission.recall.load(events)
         self.dispatcher.enqueue(jobs)
 
     async def _compare(self, manifest: Manifest | None) -> str | None:

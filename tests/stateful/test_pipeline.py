@@ -410,11 +410,13 @@ class Pipeline(RuleBasedStateMachine):
             actions=cast("Actions", Withdrawals(self)),
             seen=ZdbLife().see,
         )
-        self.spool = Spool(self.folder / "spool", admit=self.admission.admit)
+        self.spool = Spool(
+            self.folder / "spool", admit=self.admission.admit, expect=self.admission.recall.expect
+        )
         self.spool.prepare()
         for entry in loaded.ledger:
             self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
-        self.admission.remember_all(loaded.events)
+        self.admission.recall.load(loaded.events)
         self.dispatcher.enqueue(loaded.jobs)
         self.running = self.loop.create_task(self.dispatcher.run())
 

@@ -232,12 +232,12 @@ class TestOnce:
 
     async def test_memory_is_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The oldest ids are forgotten beyond the limit, the newest never."""
-        monkeypatch.setattr("hookd.admission.REMEMBER_EVENTS", 10)
+        monkeypatch.setattr("hookd.recall.REMEMBER_EVENTS", 10)
         async with rig(tmp_path, run=False) as found:
             frames = [found.frame("close") for _ in range(25)]
             for frame in frames:
                 await found.admit(frame)
-            assert len(found.admission._done) <= 11
+            assert len(found.admission.recall) <= 11
             await found.admit(frames[-1])
             assert found.admission.tally.duplicate == 1
             await found.admit(frames[0], "spool")  # the journal knows it still
