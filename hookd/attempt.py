@@ -147,7 +147,7 @@ class Attempts:
             raise Conflict("store", job.key, detail)
 
     def _look_behind(self, job: Job) -> None:
-        """Raise Unannounced for data files before `job.needs` that are longer here than remote and for
+        """Raise Unannounced for data files up to `job.needs` that are longer here than remote and for
         older indexes that are in no line, and Conflict where the data file that it needs is shorter here.
 
         Data files only grow, and sealed ones do not: then what is remote is of another namespace of that
@@ -160,8 +160,6 @@ class Attempts:
             if 0 < here < there:
                 detail = f"{newest.name} has {here} bytes here, but {there} are stored already"
                 raise Conflict("store", job.key, detail)
-            if here > there and self._scheduler.is_sealed(newest):
-                raise Unannounced([newest] if not self._scheduler.covers(newest) else [])
             if 0 < here <= there < job.needs_bytes:  # sealed, or it would not have come here
                 say_lost(self._roots.path(newest), there, job.needs_bytes)
         behind = [
@@ -169,6 +167,7 @@ class Attempts:
             for key, known_bytes in self._scheduler.unchecked(job)
             if self._sources.length(key) > known_bytes
         ]
+        self._refuse_beside_another(job)
         if behind:
             raise Unannounced([key for key in behind if not self._scheduler.covers(key)])
         if job.needs is not None:
@@ -183,6 +182,21 @@ class Attempts:
             raise Unannounced(gaps)
         if self._scheduler.waits_for(job) is not None:  # what joined since it began, and goes first
             raise Postponed
+
+    def _refuse_beside_another(self, job: Job) -> None:
+        """Raise Conflict for an index of which a data file was given up here, but is sealed in the store,
+        and shorter: a restore would take that for the one that it points into.
+        """
+        given_up, _ = self._scheduler.given_up(job.key.namespace)
+        for number in sorted(given_up):
+            key = data_key(job.key.namespace, number)
+            if job.key.number <= number <= (job.needs or 0) and self._scheduler.is_sealed(key):
+                here, there = self._sources.length(key), self._scheduler.remote_bytes(key)
+                if here > there:
+                    detail = (
+                        f"{key.name} has {here} bytes here and was given up, but another of {there}"
+                    )
+                    raise Conflict("store", job.key, f"{detail} bytes is stored already")
 
     async def _store_it(self, job: Job, source: Path, known: LedgerEntry | None) -> LedgerEntry:
         """Put, ask, compare; bounded in time."""

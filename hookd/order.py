@@ -113,12 +113,13 @@ class Order:
 
     def unchecked(self, needs: int) -> list[tuple[FileKey, int]]:
         """(data file, length that is proven remote or was given up, or 0) of those before `needs` that
-        nobody has compared.
+        nobody has compared, and of `needs` itself where it is remote as long as it will ever be.
         """
         remote, given_up = self.remote, self.given_up
+        own = (needs,) if needs in self.sealed else ()
         return [
             (data_key(self.name, number), max(remote.get(number, 0), given_up.get(number, 0)))
-            for number in range(self.checked, needs)
+            for number in (*range(self.checked, needs), *own)
         ]
 
     def indexes_before(self, number: int) -> list[FileKey]:

@@ -75,9 +75,11 @@ class Scheduler:
     def forget(self, namespace: str) -> None:
         """The store has lost it: nothing of it is remote. What somebody gave up is not asked for."""
         self._order(namespace).forget()
-        for key in self._files:
+        for key, line in self._files.items():
             if key.namespace == namespace and key.kind is Kind.INDEX:
                 self._weigh(key)
+                if line[0].place == "ready":  # it may lack what was remote
+                    self._place(line[0])
 
     def add(self, job: Job, now: float) -> list[Job]:
         """A committed job joins; returns those it supersedes (rule 3), already forgotten here."""
@@ -316,12 +318,12 @@ class Scheduler:
 
     def unchecked(self, job: Job) -> list[tuple[FileKey, int]]:
         """(data file, length that is proven remote or was given up, or 0) of those before the newest that
-        an index needs.
+        an index needs, and of that where it is sealed.
 
         Rule 2 looks at what was announced. An announcement may have been lost with its shim, or
         still lie in the spool, so whoever can see the disk compares these lengths with it.
         """
-        return self._order(job.key.namespace).unchecked(job.needs or 0)
+        return [] if job.needs is None else self._order(job.key.namespace).unchecked(job.needs)
 
     def indexes_before(self, job: Job) -> list[FileKey]:
         """Index files older than the one of `job` that are not remote in any version."""

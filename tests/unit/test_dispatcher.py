@@ -687,7 +687,7 @@ class TestUnheardDeletion:
 
     async def test_a_longer_data_file_of_its_own(self, tmp_path: Path, logs: Logs) -> None:
         """Nor does an index go beside a sealed data file that is shorter in the store: it never grows."""
-        logs.expect(UNANNOUNCED, QUARANTINED)
+        logs.expect(UNANNOUNCED, QUARANTINED, "withdrawn")
         async with rig(tmp_path) as found:
             await proven(found, data_key("ns", 0), data_bytes(0, 3), sealed=True)
             await proven(found, index_key("ns", 0), index_bytes(0, values=3))
@@ -700,6 +700,10 @@ class TestUnheardDeletion:
                 lambda: [j.place for j in found.scheduler] == ["waiting", "quarantined"]
             )
             assert found.store.puts == []
+            [_, refused] = found.scheduler
+            assert await found.dispatcher.departures.withdraw(refused, "skipped")
+            await found.until(lambda: [j.place for j in found.scheduler] == ["quarantined"])
+            assert found.store.puts == []  # that nobody wants it makes the other one no better
 
     async def test_snapshots_of_a_lost_disk(self, tmp_path: Path) -> None:
         """They hold what the store does not have yet, and nothing on disk speaks against them."""

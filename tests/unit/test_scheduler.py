@@ -488,6 +488,15 @@ class TestUnchecked:
         assert self.numbers(line, line.index(0, needs=0)) == {}
         assert self.numbers(line, line.add(namespace_key("ns"))) == {}
 
+    def test_the_needed_one(self, line: Line) -> None:
+        """A sealed one is believed to be whole, so it must be as long here; each time."""
+        line.scheduler.remote(data_key("ns", 1), 100, sealed=True)
+        job = line.index(1, needs=1)
+        line.scheduler.checked(job)
+        assert self.numbers(line, job) == {1: 100}
+        line.scheduler.give_up(data_key("ns", 1), 900)
+        assert self.numbers(line, job) == {1: 900}
+
     def test_once(self, line: Line) -> None:
         """What was found in order is not looked at again, also by an index that needs less."""
         line.scheduler.checked(line.index(3, needs=3))
