@@ -42,11 +42,19 @@ class Model:
     sealed: set[FileKey] = field(default_factory=set)
     given_up: dict[FileKey, int] = field(default_factory=dict)
     checked: dict[str, int] = field(default_factory=dict)
+    ran: dict[int, int] = field(default_factory=dict)
+    """Job → the one of its file that ran when it came."""
 
     def line(self, key: FileKey) -> list[Job]:
-        """In the order in which the contents were read; what runs was first when it began."""
-        jobs = [job for job in self.open if job.key == key]
-        return sorted(jobs, key=lambda job: (job.state is not JobState.RUNNING, job.begun))
+        """In the order in which they were read; but what ran when another came stays before it."""
+        line: list[Job] = []
+        for job in self.open:
+            if job.key == key:
+                ran, at = self.ran.get(job.id), len(line)
+                while at and line[at - 1].begun > job.begun and line[at - 1].id != ran:
+                    at -= 1
+                line.insert(at, job)
+        return line
 
     def stands_for(self, new: Job) -> Job | None:
         """Rule 3, the other way round: content that was read later is in line already."""
@@ -57,7 +65,7 @@ class Model:
             and job.state is not JobState.QUARANTINED
             and not self.has_more(new, job)
         ]
-        return max(newer, key=lambda job: job.begun, default=None)
+        return newer[-1] if newer else None
 
     def superseded_by(self, new: Job, now: float) -> list[Job]:
         """Rule 3."""
@@ -191,6 +199,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.ended.add(job.id)
             return
         expected = self.model.superseded_by(job, self.now)
+        for other in self.model.line(job.key):
+            if other.state is JobState.RUNNING:
+                self.model.ran[job.id] = other.id
         gone = self.scheduler.add(job, self.now)
         assert gone == expected
         self._leave(*gone)
