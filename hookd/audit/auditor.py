@@ -329,6 +329,9 @@ class Auditor:
                 if self._stopped:
                     self._scope.cancel()
                 await run.execute()
+        except OSError as error:  # a disk that errs for a moment: looked at again
+            log.error("audit failed", error=str(error))
+            progress.state, progress.error = "incomplete", str(error)
         except Exception as error:  # a fault of ours in one audit must not end the daemon
             log.exception("internal error", exc_info=error)
             progress.state, progress.error = "incomplete", f"internal error: {error!r}"

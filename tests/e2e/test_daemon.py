@@ -28,7 +28,7 @@ pytest_plugins = ["tests.shim_build"]
 
 def test_a_root_that_cannot_be_listed(daemon: Daemon) -> None:
     """EIO, ESTALE, and here ENOTDIR: the daemon stays, and goes on once the disk is back."""
-    daemon.expect("zdb could not be told", "scan failed", "scan failed, will retry")
+    daemon.expect("zdb could not be told", "scan failed", "scan failed, will retry", "audit failed")
     daemon.start()
     away = daemon.folder / "away"
     daemon.index.rename(away)

@@ -828,6 +828,28 @@ class TestAuditor:
             assert auditor.counts["cancelled"] == 1
             group.cancel_scope.cancel()
 
+    async def test_a_disk_that_errs(
+        self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is not finished, and says why; that is no fault of ours."""
+        logs.expect("audit failed")
+        async with rig(tmp_path) as found:
+
+            def refuse() -> list[str]:
+                raise OSError(5, "Input/output error")
+
+            monkeypatch.setattr(found.roots, "namespaces", refuse, raising=False)
+            auditor = self.make(found)
+            async with anyio.create_task_group() as group:
+                group.start_soon(auditor.run)
+                auditor.scanned()
+                report = await self.ended(auditor, auditor.request(Scope()))
+                group.cancel_scope.cancel()
+            assert (report["state"], report["error"]) == (
+                "incomplete",
+                "[Errno 5] Input/output error",
+            )
+
     async def test_cancelled_and_stopped(self, tmp_path: Path) -> None:
         """By who asked, and by a drain; a drain begins no other."""
         async with rig(tmp_path) as found, anyio.create_task_group() as group:
