@@ -141,10 +141,9 @@ class Staging:
             if name.startswith(RETRIEVES):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             elif _FOLDER.fullmatch(name) and name not in kept:
-                if keep_unknown:
-                    keep_copies(
-                        self.folder, [f"{name}/{e}" for e in os.listdir(self.folder / name)]
-                    )
+                if keep_unknown:  # `orphans` tells
+                    lost = [f"{name}/{file}" for file in os.listdir(self.folder / name)]
+                    keep_copies(self.folder, lost, quiet=True)
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         return missing
 
@@ -320,7 +319,7 @@ class Staging:
         _fsync_folder(path.parent)
 
 
-def keep_copies(folder: Path, staged: Sequence[str]) -> None:
+def keep_copies(folder: Path, staged: Sequence[str], *, quiet: bool = False) -> None:
     """Snapshots that nobody is to store any more are kept for a person, in `orphaned/`: durable when this
     returns, and still where they were. One that is gone is said. Raises OSError. Blocking.
     """
@@ -339,7 +338,8 @@ def keep_copies(folder: Path, staged: Sequence[str]) -> None:
                 log.error("not kept", snapshot=name, error=str(error))
             continue
         _fsync_folder(target.parent)
-        log.warning("kept", snapshot=str(target))
+        if not quiet:
+            log.warning("kept", snapshot=str(target))
     for changed in (kept, folder) if staged else ():
         _fsync_folder(changed)
 
