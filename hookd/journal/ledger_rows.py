@@ -96,6 +96,7 @@ def ledger_totals(db: sqlite3.Connection) -> tuple[int, int]:
 def retire(db: sqlite3.Connection, namespace: str, now: float) -> None:
     """The namespace was deleted: its files stay remote, but another one may take the name."""
     set_meta(db, _GIVEN_UP + namespace, None)
+    set_meta(db, _HOLES + namespace, None)
     _retire(db, namespace, now)
 
 
@@ -205,7 +206,6 @@ def _holes(db: sqlite3.Connection) -> dict[str, set[int]]:
 
 def _retire(db: sqlite3.Connection, namespace: str, now: float) -> None:
     set_meta(db, _DELETED + namespace, now)
-    set_meta(db, _HOLES + namespace, None)
     db.execute(
         "UPDATE ledger SET retired_at = ? WHERE retired_at IS NULL"
         " AND (substr(key, 1, ?) = ? OR substr(key, 1, ?) = ?)",

@@ -165,7 +165,7 @@ class Choices:
         if not there.indexes:  # given up before, by the frontend before us
             files = {k: each for k, each in manifest.given_up.items() if k.namespace == name}
         await self.journal.give_up(name, entries_of(files), blank=local.nothing)
-        self.scheduler.retire(name)
+        self.scheduler.forget(name)
 
     async def choose(self, name: str, take: str) -> None:
         """An administrator's `hookd restore NAME --take local|remote`, for the next survey."""

@@ -172,7 +172,7 @@ class Claim:
         gone = {key for key in known if key not in left}
         await self.journal.forget(list(gone))
         for name in sorted({key.namespace for key in gone}):
-            self.scheduler.retire(name)
+            self.scheduler.forget(name)
             log.warning("the store has lost it, all is stored again", namespace=name)
         for entry in entries:
             if entry.key not in gone:
