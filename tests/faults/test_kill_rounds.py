@@ -24,6 +24,7 @@ STOPPED_AT_ONCE = (
     "answer not kept",
     "cannot commit, the shim spools",
     "finding not kept",
+    "zdb waits",  # for the next daemon: this one decides no more what comes back
 )
 """What a daemon says of events that it was working on at the second signal."""
 
