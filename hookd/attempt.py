@@ -77,11 +77,12 @@ class Attempts:
         held: Callable[[str], str | None],
         guard: Callable[[], Awaitable[None]],
         forsaken: Callable[[Job], bool] = lambda job: False,
+        chosen: Callable[[str], bool] = lambda namespace: False,
     ) -> None:
         """`time_limit_s` says how long a file of so many bytes may take; `held` tells why a namespace
         takes no stores; `guard` raises while nothing may be stored (`Fence`); `forsaken` tells whether a
-        job may not store what it froze any more. The scheduler is asked, and
-        told only what was checked.
+        job may not store what it froze any more, `chosen` whether what is stored of a namespace was
+        chosen, and comes back now. The scheduler is asked, and told only what was checked.
         """
         self._journal = journal
         self._scheduler = scheduler
@@ -92,6 +93,7 @@ class Attempts:
         self._held = held
         self._guard = guard
         self._forsaken = forsaken
+        self._chosen = chosen
         self._sources = Sources(
             journal=journal,
             scheduler=scheduler,
@@ -226,6 +228,9 @@ class Attempts:
                 # perhaps since it has begun: the guard saw that the store has later files
                 if self._forsaken(job):
                     raise Postponed
+                if self._chosen(job.key.namespace):
+                    detail = "what is stored was chosen, and comes back first"
+                    raise StoreTemporary("store", job.key, detail)
                 # perhaps since the guard has looked; a snapshot made before is of good files
                 if job.staged is None and (reason := self._held(job.key.namespace)):
                     raise NamespaceHeld("store", job.key, reason)

@@ -111,14 +111,11 @@ class Departures:
         for job in gone:
             await self.drop_snapshot(job)
 
-    async def _move_later(
-        self, ids: list[int], state: JobState, note: str, keep: Sequence[str] = ()
-    ) -> None:
+    async def _move_later(self, ids: list[int], state: JobState, note: str) -> None:
         """Once the journal can be written again. A newer job may be settled by then: its row stays."""
         while True:
             await anyio.sleep(JOURNAL_AGAIN_S)
             with contextlib.suppress(JournalError):
-                await self._keep(keep)
                 await self._journal.move(ids, state, note)
                 return
 
@@ -209,7 +206,8 @@ class Departures:
             else:
                 await self._journal.move(ids, JobState.WITHDRAWN, reason)
         except JournalError:
-            self._soon(self._departed_later(ids, idle, reason))
+            if idle:  # of those that left before, somebody is at it
+                self._soon(self._departed_later(ids, idle, reason))
             raise
         await self._departed(idle)
         self._wake()
@@ -223,17 +221,24 @@ class Departures:
         leaving = [j for j in self._leaving.values() if j.staged and j.key.namespace not in spare]
         ids = [job.id for job in (*jobs, *leaving)]
         self._forsaken.update(job.id for job in jobs)
+        # of those that leave anyway: what an earlier try could not keep
+        keep = [j.staged for j in (*jobs, *leaving) if j.staged and j.id in self._forsaken]
+        try:
+            await self._keep(keep)
+        except JournalError:  # nothing has left: whoever takes the store over has to ask again
+            self._forsaken.difference_update(job.id for job in jobs)
+            raise
+        jobs = [job for job in jobs if self._scheduler.get(job.id) is job]
         for job in jobs:
             if job.state is JobState.RUNNING:
                 self._disowned.setdefault(job.id, Disowned(reason))  # else it is not even ours
-        # of those that leave anyway: what an earlier try could not keep
-        keep = [j.staged for j in (*jobs, *leaving) if j.staged and j.id in self._forsaken]
         idle = self._depart(jobs, reason)
         try:
-            await self._keep(keep)
-            await self._journal.move(ids, JobState.WITHDRAWN, reason)
+            if ids:
+                await self._journal.move(ids, JobState.WITHDRAWN, reason)
         except JournalError:
-            self._soon(self._departed_later(ids, idle, reason, keep))
+            if idle:  # of those that left before, somebody is at it
+                self._soon(self._departed_later(ids, idle, reason))
             raise
         await self._departed(idle)
         self._wake()
@@ -256,10 +261,8 @@ class Departures:
             self._leaving.pop(job.id, None)
             await self.drop_snapshot(job)
 
-    async def _departed_later(
-        self, ids: list[int], idle: list[Job], reason: str, keep: Sequence[str] = ()
-    ) -> None:
-        await self._move_later(ids, JobState.WITHDRAWN, reason, keep)
+    async def _departed_later(self, ids: list[int], idle: list[Job], reason: str) -> None:
+        await self._move_later(ids, JobState.WITHDRAWN, reason)
         await self._departed(idle)
 
     def is_forsaken(self, job: Job) -> bool:

@@ -101,10 +101,11 @@ class Dispatcher:
         held: Callable[[str], str | None],
         guard: Callable[[], Awaitable[None]],
         changed: Callable[[], None],
+        chosen: Callable[[str], bool] = lambda namespace: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` is monotonic seconds; for `time_limit_s`, `held` and `guard` see `Attempts`; `changed`
-        is told when the ledger has changed.
+        """`clock` is monotonic seconds; for `time_limit_s`, `held`, `guard` and `chosen` see `Attempts`;
+        `changed` is told when the ledger has changed.
         """
         self._scheduler = scheduler
         self._journal = journal
@@ -121,6 +122,7 @@ class Dispatcher:
             held=held,
             guard=guard,
             forsaken=lambda job: self.departures.is_forsaken(job),
+            chosen=chosen,
         )
         self._backoff = backoff
         self._clock = clock

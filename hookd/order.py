@@ -73,6 +73,8 @@ class Order:
             self.remote[key.number] = size_bytes
             if sealed:
                 self.sealed.add(key.number)
+            else:
+                self.sealed.discard(key.number)
         elif key.kind is Kind.INDEX:
             self.indexes.add(key.number)
             self.newest_index = max(self.newest_index or 0, key.number)

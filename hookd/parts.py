@@ -36,6 +36,7 @@ from hookd.journal import Journal
 from hookd.leftover import Leftovers
 from hookd.log import get
 from hookd.manifest import Manifest
+from hookd.orphans import ORPHANED
 from hookd.policy import Rules
 from hookd.publisher import Publisher
 from hookd.recovery import Retriever
@@ -46,7 +47,7 @@ from hookd.restore.wiring import survey_of
 from hookd.room import LIMITS, Room
 from hookd.scanner import Scanner
 from hookd.scheduler import Scheduler
-from hookd.snapshot import ORPHANED, Staging
+from hookd.snapshot import Staging
 from hookd.sockets import allowed_uids, listen
 from hookd.startup import (
     Loaded,
@@ -180,6 +181,7 @@ def assemble(
         held=held.get,
         guard=fence.guard,
         changed=fence.changed,
+        chosen=lambda namespace: survey.brings_chosen(namespace),
     )
     retriever = Retriever(
         journal=journal,

@@ -282,7 +282,7 @@ class Retriever:
             return
         real = replace(known, size_bytes=size, sealed=known.sealed and sealed)
         await self._journal.adopt([real], seen={known.key: digest})
-        self._scheduler.remote(known.key, size)
+        self._scheduler.remote(known.key, size, sealed=real.sealed)
         self._noted()
 
     def _private_folder(self) -> str:
@@ -337,7 +337,7 @@ class Retriever:
             key=key, size_bytes=size, digest=digest, stored_at=time.time(), sealed=True
         )
         await self._journal.adopt([entry], seen={} if known is None else {key: known.digest})
-        self._scheduler.remote(key, size)
+        self._scheduler.remote(key, size, sealed=True)
         self._noted()
         log.warning("it is of the namespace that is here", file=str(key))
 

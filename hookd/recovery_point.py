@@ -25,7 +25,6 @@ from typing import Protocol
 
 from hookd.files import FileKey, Kind, Roots, data_key, index_key
 from hookd.journal.records import Job
-from hookd.order import NOWHERE
 from hookd.scheduler import Scheduler
 
 DATA_HEADER_BYTES = 28
@@ -315,8 +314,8 @@ def _gaps(
     given_up, _ = scheduler.given_up(name)
     longer = disk.longer(name, closed, scheduler.remote_data(name))
     gaps += [number for number in longer if number not in given_up]
-    if given_up:
-        gaps += [n for n in closed if disk.size(data_key(name, n)) > given_up.get(n, NOWHERE)]
+    given_up = {n: given_up[n] for n in given_up.keys() & set(closed)} if given_up else {}
+    gaps += [n for n, size in given_up.items() if disk.size(data_key(name, n)) > size]
     closed = [n for n in indexes if n < newest and n not in known.indexes]
     keys = (
         *(data_key(name, number) for number in sorted(gaps)),

@@ -32,6 +32,7 @@ from hookd.digest import CHUNK_BYTES, digest_fd, hasher
 from hookd.entries import DESCRIPTOR_HEAD_BYTES, least_bytes
 from hookd.errors import NoRoom, SourceGone, StorePermanent, StoreTemporary
 from hookd.log import get
+from hookd.orphans import ORPHANED, keep_copies, move, sync, sync_folder
 
 log = get("snapshot")
 
@@ -42,16 +43,12 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_CLONE = frozenset(
     {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
 )
-_NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 INLINE_BYTES = 256 * 1024
 INLINE_AT_ONCE_BYTES = 4 * 1024 * 1024
 """Snapshots up to the first size, and together up to the second, travel in the journal's commit. To
 fsync new files beside a zdb that writes costs a file system commit each: 28 ms for a jump-index instead
 of 4 (measured on ext4)."""
-
-ORPHANED = "orphaned"
-"""Folder for snapshots of a journal that was lost: kept for a person to look at."""
 
 _FOLDER = re.compile(r"[0-9a-f]{12}-[0-9]+", re.ASCII)
 
@@ -140,11 +137,12 @@ class Staging:
         for name in os.listdir(self.folder):
             if name.startswith(RETRIEVES):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
-            elif _FOLDER.fullmatch(name) and name not in kept:
-                if keep_unknown:  # `orphans` tells
-                    lost = [f"{name}/{file}" for file in os.listdir(self.folder / name)]
-                    keep_copies(self.folder, lost, quiet=True)
+                continue
+            unknown = _FOLDER.fullmatch(name) and name not in kept
+            if unknown and not (keep_unknown and move(self.folder, name)):  # `orphans` tells
                 shutil.rmtree(self.folder / name, ignore_errors=True)
+        if keep_unknown:
+            sync(self.folder)
         return missing
 
     def orphans(self) -> int:
@@ -307,7 +305,7 @@ class Staging:
         if not staged:
             return
         list(self._pool.map(self._sync_one, staged))
-        _fsync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _sync_one(self, staged: str) -> None:
         path = self.folder / staged
@@ -316,46 +314,7 @@ class Staging:
             os.fsync(handle)
         finally:
             os.close(handle)
-        _fsync_folder(path.parent)
-
-
-def keep_copies(folder: Path, staged: Sequence[str], *, quiet: bool = False) -> None:
-    """Snapshots that nobody is to store any more are kept for a person, in `orphaned/`: durable when this
-    returns, and still where they were. One that is gone is said. Raises OSError. Blocking.
-    """
-    kept = folder / ORPHANED
-    for name in staged:
-        target = kept / name
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            with (folder / name).open("rb") as copy:
-                os.fsync(copy.fileno())  # a small one was the journal's to keep
-            _link(folder / name, target)
-        except FileExistsError:
-            pass  # kept by one that was killed before the rows said so
-        except FileNotFoundError as error:
-            if not target.exists():
-                log.error("not kept", snapshot=name, error=str(error))
-            continue
-        _fsync_folder(target.parent)
-        if not quiet:
-            log.warning("kept", snapshot=str(target))
-    for changed in (kept, folder) if staged else ():
-        _fsync_folder(changed)
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        part = target.with_name(f".{target.name}.part")
-        shutil.copyfile(source, part)
-        with part.open("rb") as copy:
-            os.fsync(copy.fileno())
-        os.replace(part, target)
+        sync_folder(path.parent)
 
 
 def _refuse_half_made(path: Path, begin: bytes, size: int) -> None:
@@ -365,14 +324,6 @@ def _refuse_half_made(path: Path, begin: bytes, size: int) -> None:
     least = least_bytes(path.name, begin)
     if size < least:
         raise SourceGone("freeze", path.name, f"zdb is making it: {size} of {least} bytes")
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def hash_live(path: Path) -> tuple[bytes, int]:

@@ -235,12 +235,12 @@ class Journal:
         """Take over what another frontend gave up; what is known of a namespace stays as it is."""
         await self._do(lambda db: ledger_rows.adopt_given_up(db, entries, time.time()))
 
-    async def note_holes(self, keys: Collection[FileKey]) -> None:
+    async def note_holes(self, keys: Collection[FileKey], *, spared: bool = False) -> None:
         """These data files were given up: what is stored may point into them. Lasts until one is stored
-        whole, or its namespace is deleted.
+        whole, or its namespace is deleted. `spared`: the ledger has them, but the store has lost them.
         """
         if keys:
-            await self._do(lambda db: ledger_rows.note_holes(db, keys))
+            await self._do(lambda db: ledger_rows.note_holes(db, keys, spared=spared))
 
     async def holes(self) -> list[FileKey]:
         """Data files that were given up and were not stored whole since."""

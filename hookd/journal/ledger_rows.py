@@ -24,6 +24,9 @@ _GIVEN_UP = "given-up/"
 _HOLES = "holes/"
 """The same for those with data files that were given up: their numbers."""
 
+_SPARED = "spared/"
+"""The same of files that the ledger has, and somebody does without: the store has lost them."""
+
 
 def find_ledger(db: sqlite3.Connection, key: FileKey) -> LedgerEntry | None:
     """What is proven remote for `key`, unless its namespace was deleted since."""
@@ -97,6 +100,7 @@ def retire(db: sqlite3.Connection, namespace: str, now: float) -> None:
     """The namespace was deleted: its files stay remote, but another one may take the name."""
     set_meta(db, _GIVEN_UP + namespace, None)
     set_meta(db, _HOLES + namespace, None)
+    set_meta(db, _SPARED + namespace, None)
     _retire(db, namespace, now)
 
 
@@ -112,6 +116,7 @@ def give_up(
     of what is here is stored in its place. `blank`: nothing is here.
     """
     before = _given_up_at(db).get(namespace)
+    set_meta(db, _SPARED + namespace, None)
     _retire(db, namespace, now)
     at = math.nextafter(now, math.inf)  # not what the ledger had beside that
     if any(each.key.kind is Kind.INDEX for each in there):
@@ -182,26 +187,37 @@ def adopt_given_up(db: sqlite3.Connection, entries: Sequence[LedgerEntry], now: 
             _put_aside(db, [each for each in entries if each.key.namespace == namespace], now)
 
 
-def note_holes(db: sqlite3.Connection, keys: Collection[FileKey]) -> None:
-    """These data files were given up, and entries that are stored may point into them."""
-    known = _holes(db)
+def note_holes(db: sqlite3.Connection, keys: Collection[FileKey], *, spared: bool = False) -> None:
+    """These data files were given up, and entries that are stored may point into them. `spared`: the
+    ledger has them, and goes on to.
+    """
+    prefix = _SPARED if spared else _HOLES
+    known = _holes(db, prefix)
     for key in keys:
         known.setdefault(key.namespace, set()).add(key.number)
     for namespace in {key.namespace for key in keys}:
-        set_meta(db, _HOLES + namespace, sorted(known[namespace]))
+        set_meta(db, prefix + namespace, sorted(known[namespace]))
 
 
 def holes(db: sqlite3.Connection) -> list[FileKey]:
-    """Data files that were given up and were not stored whole since."""
-    keys = [data_key(name, number) for name, numbers in _holes(db).items() for number in numbers]
-    return [key for key in keys if (found := find_ledger(db, key)) is None or not found.sealed]
-
-
-def _holes(db: sqlite3.Connection) -> dict[str, set[int]]:
-    rows = db.execute(
-        "SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(_HOLES), _HOLES)
+    """Data files that were given up and were not stored whole since, and those that are spared."""
+    given_up, spared = (
+        {
+            data_key(name, number)
+            for name, numbers in _holes(db, prefix).items()
+            for number in numbers
+        }
+        for prefix in (_HOLES, _SPARED)
     )
-    return {key[len(_HOLES) :]: set(json.loads(value)) for key, value in rows}
+    whole = {key for key in given_up if (found := find_ledger(db, key)) and found.sealed}
+    return sorted(given_up - whole | spared, key=str)
+
+
+def _holes(db: sqlite3.Connection, prefix: str) -> dict[str, set[int]]:
+    rows = db.execute(
+        "SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix)
+    )
+    return {key[len(prefix) :]: set(json.loads(value)) for key, value in rows}
 
 
 def _retire(db: sqlite3.Connection, namespace: str, now: float) -> None:

@@ -15,12 +15,12 @@ import anyio.to_thread
 
 from hookd.errors import JournalError, StoreError
 from hookd.files import FileKey, Kind, Roots
-from hookd.journal import Journal
+from hookd.journal import JobState, Journal
 from hookd.log import get
 from hookd.manifest import Manifest, Named, entries_of, named
 from hookd.restore import aside, compare, remote
 from hookd.restore.finding import Finding, Waits
-from hookd.restore.local import Local, forget_fetched, look
+from hookd.restore.local import Local, forget_chosen, forget_fetched, look
 from hookd.restore.table import Decision, Here, There
 from hookd.restore.view import View
 from hookd.scheduler import Scheduler
@@ -189,6 +189,8 @@ class Choices:
         Raises Waits.
         """
         take = self.of(name) if view.readable else None
+        if self.of(name) is None:  # what came for a choice that was refused, or withdrawn
+            await anyio.to_thread.run_sync(forget_chosen, self.roots, name)
         if take == "local":
             return await self._take_local(name, local, view)
         if take == "remote" and name not in self._set_aside:
@@ -210,6 +212,9 @@ class Choices:
         """
         if view.manifest is None and view.conflict is not None:
             return local  # a newer hookd's: it cannot be read
+        of_it = (job for job in self.scheduler if job.key.namespace == name)
+        if any(job.state is JobState.RUNNING for job in of_it):  # from here on none of them stores
+            raise Waits(f"{name}: what is here is still being stored")
         try:
             manifest, given = await self.meant(name, view, view.manifest)
             there = await remote.look(self.store, name, manifest, await self.stale(view), given)

@@ -143,10 +143,7 @@ class Claim:
 
     async def _forsake(self, manifest: Manifest | None, chosen: Collection[str]) -> None:
         """The same; of those `chosen` what is here counts, and what waits."""
-        waits = any(
-            job.staged is not None and job.key.namespace not in chosen for job in self.scheduler
-        )
-        if waits and manifest is not None and is_superseded(self.fence.identity, manifest):
+        if manifest is not None and is_superseded(self.fence.identity, manifest):
             await self.let_go(SET_BACK, chosen)
             await self.holds.changed()  # a scan finds what is here and later than what is stored
 
@@ -359,7 +356,10 @@ class Claim:
         await self.journal.adopt_given_up(entries_of(manifest.given_up))
         await self.journal.adopt_retired(manifest.stale)
         holes = [key for key in manifest.holes if key.namespace not in chosen]
-        await self.journal.note_holes(holes)
+        sealed = {key for key, each in manifest.files.items() if each.sealed}
+        named = sealed.intersection(holes)  # stored once, and lost there
+        await self.journal.note_holes([key for key in holes if key not in named])
+        await self.journal.note_holes(named, spared=True)
         for entry in rest:
             self.scheduler.remote(entry.key, entry.size_bytes, sealed=entry.sealed)
 

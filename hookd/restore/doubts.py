@@ -6,7 +6,7 @@ what zdb is to serve is what its writer had, no less; to look at (`as_it_is`), a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from hookd.files import FileKey, Kind
 from hookd.log import get
@@ -21,12 +21,15 @@ log = get("restore")
 class Doubts:
     """Of one restore."""
 
-    def __init__(self, *, as_it_is: bool, spares: bool = False) -> None:
+    def __init__(
+        self, *, as_it_is: bool, spares: bool = False, known: Collection[FileKey] = ()
+    ) -> None:
         """`as_it_is`: nothing is refused; `spares`: somebody decided to do without the values of closed
-        data files that are not there, or not as they were stored.
+        data files that are not there, or not as they were stored; of those `known` somebody did before.
         """
         self._as_it_is = as_it_is
         self._spares = spares
+        self._known = known
         self.active = 0
         """The number of the data file that zdb goes on with: that one has to be whole in any case. zdb
         appends to it, and lost entries would get values that are not theirs."""
@@ -64,7 +67,7 @@ class Doubts:
         refusal.spared = key.kind is Kind.DATA and key.number < self.active
         if self._as_it_is:
             self.first = self.first or str(refusal)
-        elif refusal.spared and self._spares:
+        elif refusal.spared and (self._spares or key in self._known):
             log.warning("restored without it, as was chosen", file=str(key), reason=str(refusal))
             self.spared.add(key)
         else:

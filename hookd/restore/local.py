@@ -84,6 +84,12 @@ def forget_fetched(roots: Roots, namespace: str) -> None:
             sync_folder(root / namespace)
 
 
+def forget_chosen(roots: Roots, namespace: str) -> None:
+    """The same of what came for a choice. Blocking."""
+    for root in (roots.data, roots.index):
+        shutil.rmtree(root / namespace / CHOSEN, ignore_errors=True)
+
+
 def look(roots: Roots, namespace: str) -> Local:
     """What is on disk now."""
     keys = [namespace_key(namespace)]

@@ -127,7 +127,8 @@ class Restorer:
         `local` is out of the way once that was awaited.
         """
         namespace = local.namespace
-        self._doubts = Doubts(as_it_is=self._as_it_is, spares=chosen)
+        holes = manifest.holes if manifest is not None else ()
+        self._doubts = Doubts(as_it_is=self._as_it_is, spares=chosen, known=holes)
         self._fetches.folder = CHOSEN if chosen else WORK
         if there.gap is not None:
             self._doubts.refuse(f"the store lacks i{there.gap} of {namespace}; it has later ones")

@@ -15,10 +15,12 @@ import anyio
 import anyio.to_thread
 
 from hookd.admin.words import size
+from hookd.entries import DATA_HEADER_BYTES
 from hookd.errors import HookdError, PathRefused, StoreError, StoreUnreachable
 from hookd.files import FileKey, Kind, Roots
 from hookd.journal import LedgerEntry
 from hookd.log import get
+from hookd.restore.belongs import belongs
 from hookd.restore.compare import prefix_digest
 from hookd.restore.local import WORK
 from hookd.restore.place import check, make_folder, put_in_place
@@ -51,19 +53,22 @@ def find(roots: Roots, ledger: Sequence[LedgerEntry], names: Collection[str]) ->
     )
 
 
-async def at_start(
-    ledger: Sequence[LedgerEntry],
-    names: Collection[str],
-    store: Store,
-    roots: Roots,
-    patience_s: float,
-) -> None:
-    """Those of `names` become whole before zdb loads them. A store that does not answer within
-    `patience_s` does not hold it up: they stay, and the audit names them. Raises nothing.
-    """
+async def cut_off(
+    ledger: Sequence[LedgerEntry], names: Collection[str], roots: Roots
+) -> list[LedgerEntry]:
+    """Those of `names`, but for what a restore has begun."""
     await anyio.to_thread.run_sync(_forget, roots)
     names = [name for name in names if not (roots.index / name / WORK).exists()]  # see `Restorer`
-    for entry in await anyio.to_thread.run_sync(find, roots, ledger, names):
+    return await anyio.to_thread.run_sync(find, roots, ledger, names)
+
+
+async def at_start(
+    cut: Sequence[LedgerEntry], store: Store, roots: Roots, patience_s: float
+) -> None:
+    """They become whole before zdb loads them. A store that does not answer within `patience_s` does not
+    hold it up: they stay, and the audit names them. Raises nothing.
+    """
+    for entry in cut:
         try:
             with anyio.fail_after(patience_s):
                 await store.stat(entry.key)
@@ -134,14 +139,16 @@ async def _bring(entry: LedgerEntry, store: Store, roots: Roots) -> None:
     try:
         fetched = work / live.name
         await store.get(entry.key, fetched)
-        await anyio.to_thread.run_sync(_place, entry, fetched, live)
+        await anyio.to_thread.run_sync(_place, entry, fetched, live, roots)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _place(entry: LedgerEntry, fetched: Path, live: Path) -> None:
+def _place(entry: LedgerEntry, fetched: Path, live: Path, roots: Roots) -> None:
     check(entry.key, fetched, entry.digest)
     length = live.stat().st_size
+    if length < DATA_HEADER_BYTES and not belongs(roots, entry.key, fetched):
+        raise Other("and the indexes here do not point into what is stored; neither is touched")
     if length >= entry.size_bytes or prefix_digest(live, length) != prefix_digest(fetched, length):
         raise Other("and it is not the beginning of what is stored; neither is touched")
     put_in_place(fetched, live, replace=True)

@@ -51,6 +51,10 @@ PATIENCE_S = 3.0
 """How long the store may take to name its manifest while all that is known is here: zdb waits."""
 
 
+LENGTHEN_S = 60.0
+"""How long zdb waits for data files that were cut off here; it is served without the rest of them."""
+
+
 @dataclass(slots=True)
 class Survey:
     """Decides at namespaces-init; answers ready by what it found."""
@@ -122,9 +126,17 @@ class Survey:
     async def _lengthen(self) -> None:
         """Closed data files that a crash cut off: zdb would never ask for the rest."""
         ledger = await self.journal.ledger()
-        names = {entry.key.namespace for entry in ledger} - set(self.skip)
+        names = {entry.key.namespace for entry in ledger} - {*self.skip, *self.holds.held}
         names = {name for name in names if self.choices.of(name) is None}
-        await short.at_start(ledger, names, self.store, self.roots, PATIENCE_S)
+        cut = await short.cut_off(ledger, names, self.roots)
+        self.waiting = (
+            "data files that a crash cut off come back" if cut else None
+        )  # a stop ends it
+        try:
+            with anyio.move_on_after(LENGTHEN_S):
+                await short.at_start(cut, self.store, self.roots, PATIENCE_S)
+        finally:
+            self.waiting = None
 
     async def _note_asked(self, found: Mapping[str, Finding]) -> None:
         """All was asked for, if nothing is open: what is held is not named by any manifest of ours."""
@@ -197,6 +209,10 @@ class Survey:
             return await self.claim.compare(manifest)
         except OSError as error:
             raise StoreTemporary("compare", "namespaces", str(error)) from error
+
+    def brings_chosen(self, name: str) -> bool:
+        """Whether what is stored of a namespace was chosen, and comes back now: nothing goes over it."""
+        return self.running and self.choices.of(name) == "remote"
 
     def _decides(self) -> bool:
         """Whether zdb is about to make or load files, and a survey looks at what is chosen."""

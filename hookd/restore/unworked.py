@@ -11,8 +11,8 @@ import anyio.to_thread
 from hookd.errors import JournalUnavailable
 from hookd.journal import Job, JobState, Journal
 from hookd.log import get
+from hookd.orphans import keep_copies
 from hookd.scheduler import Scheduler
-from hookd.snapshot import keep_copies
 
 log = get("survey")
 

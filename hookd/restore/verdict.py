@@ -210,6 +210,7 @@ class Verdicts:
                 fetched=fetched,
                 chosen=self.choices.of(name) == "remote",
             )
+            await self.journal.note_holes(done.spared, spared=True)
         except Disturbed as error:
             return Finding(Decision.REFUSE, here, column, str(error))
         except Refused as error:

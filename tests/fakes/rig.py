@@ -122,6 +122,7 @@ class Rig:
             held=self.held.get,
             guard=self.fence.guard if options.get("guarded", True) else _allow,
             changed=self.fence.changed,
+            chosen=lambda namespace: self.survey.brings_chosen(namespace),
         )
         self.admission = Admission(
             journal=self.journal,

@@ -272,6 +272,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.model.remote[key] = size
         if sealed:
             self.model.sealed.add(key)
+        else:
+            self.model.sealed.discard(key)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 10.0, 40.0]))
     def wait(self, seconds: float) -> None:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 
+from hookd import manifest
 from hookd.digest import digest_of
-from hookd.files import FileKey, data_key, index_key
+from hookd.files import FileKey, Kind, data_key, index_key
 from hookd.restore import aside, restorer
 from hookd.restore.local import CHOSEN
 from tests.conftest import Logs
 from tests.fakes.rig import Rig, rig
-from tests.fakes.survey_files import EXPECTED, NS, files_of, mine, stored_by_us, wipe, zdb_and_store
+from tests.fakes.store import MemoryStore
+from tests.fakes.survey_files import (
+    EXPECTED,
+    NS,
+    files_of,
+    mine,
+    store_and_say,
+    stored_by_us,
+    wipe,
+    zdb_and_store,
+    zdb_at,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
 
@@ -123,6 +136,79 @@ async def test_all_but_one_closed_data_file(
         store.content[D1] = newest[D1]
         assert (await found.retriever.retrieve(D1)).code == 0
         assert mine(tmp_path) == newest
+
+
+async def test_nothing_goes_over_it_meanwhile(
+    tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written since is in line, and the dispatcher works: not before it is given up."""
+    logs.allow("will retry")
+    zdb = zdb_at(tmp_path)
+    store = MemoryStore()
+    async with rig(tmp_path, store, names=(NS,)) as found:
+        await store_and_say(found)
+    wanted = dict(store.content)
+    zdb.churn(NS, 9)
+    since = mine(tmp_path)
+    changed = [key for key in since if since[key] != wanted[key]]
+    get, begun, goes_on = store.get, anyio.Event(), anyio.Event()
+
+    async def slow(key: FileKey, target: Path) -> None:
+        if key == ACTIVE:
+            begun.set()
+            await goes_on.wait()
+        await get(key, target)
+
+    monkeypatch.setattr(store, "get", slow)
+    async with rig(tmp_path, store, names=(NS,), run=False) as found:
+        await found.survey.choices.choose(NS, "remote")
+        async with anyio.create_task_group() as group:
+            group.start_soon(found.survey.survey)
+            await begun.wait()
+            for key in changed:
+                await found.owe(key, freeze=key.kind is not Kind.DATA)
+            found.work()
+            await found.eventually(lambda: all(job.attempts for job in found.scheduler))
+            assert store.content == wanted
+            goes_on.set()
+        assert (await found.survey.judge()).code == 0
+        assert not len(found.scheduler)
+        assert store.content == wanted
+        assert all(wanted[key] == content for key, content in mine(tmp_path).items())
+
+
+async def test_it_is_not_asked_again(tmp_path: Path, logs: Logs) -> None:
+    """The manifest names what somebody does without: the next machine comes back by itself."""
+    logs.expect(WITHOUT, "some values were lost before it was stored")
+    newest, store = zdb_and_store(tmp_path)
+    other = data_key(NS, 2)
+    del store.content[D1]
+    store.content[other] = newest[other][:-1] + b"?"
+    wipe(tmp_path)
+    async with rig(tmp_path, store, names=(NS,)) as found:
+        assert await choose(found) == 0
+        await found.fence.publish()
+    wipe(tmp_path)
+    (tmp_path / "journal.db").unlink()
+    async with rig(tmp_path, store, names=(NS,), deadline_s=0.3) as found:
+        await found.survey.survey()
+        assert (await found.survey.judge()).code == 0
+        for number, code in ((0, 0), (1, 1), (2, 1)):
+            assert (await found.retriever.retrieve(data_key(NS, number))).code == code
+        await found.fence.publish()
+    assert manifest.decode(store.records[manifest.NAME]).holes == {D1, other}
+
+
+async def test_what_came_for_a_refused_choice_goes(tmp_path: Path) -> None:
+    """With the next start: nothing says what it is, and it takes room."""
+    store = await stored_by_us(tmp_path)
+    del store.content[ACTIVE]
+    async with rig(tmp_path, store) as found:
+        assert await choose(found) == 1
+        assert list(tmp_path.glob(f"*/*/{CHOSEN}"))
+        found.survey.choices.takes.clear()
+        await found.survey.survey()
+        assert not list(tmp_path.glob(f"*/*/{CHOSEN}"))
 
 
 @pytest.mark.parametrize(

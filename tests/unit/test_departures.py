@@ -11,7 +11,8 @@ import pytest
 from hookd.errors import JournalUnavailable
 from hookd.files import FileKey, data_key, index_key
 from hookd.journal import Job, JobState, LedgerEntry
-from hookd.snapshot import ORPHANED, Snapshot
+from hookd.orphans import ORPHANED
+from hookd.snapshot import Snapshot
 from hookd.stores.base import Remote
 from tests.conftest import Logs
 from tests.fakes.owed import frozen, proven
@@ -386,9 +387,7 @@ class TestForsaken:
     async def test_cannot_be_kept(
         self, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As with a full journal: they are out of the line, nothing is dropped, it is tried again; also
-        by who asks again, though they have left the line.
-        """
+        """They stay in line: who takes the store over has to ask again."""
         logs.expect("withdrawn", "kept")
         monkeypatch.setattr("hookd.departures.JOURNAL_AGAIN_S", 0.01)
         async with rig(tmp_path, run=False) as found:
@@ -403,9 +402,12 @@ class TestForsaken:
                 for _ in range(2):
                     with pytest.raises(JournalUnavailable):
                         await departures.forsake("the journal was set back")
-                assert not len(found.scheduler)
+                assert len(found.scheduler) == 1
+                assert not any(departures.is_forsaken(job) for job in found.scheduler)
+                assert departures.unkept == 0
                 assert [state for _, state in found.states()] == ["pending"]
-            await found.eventually(lambda: not departures.unkept)
+            await departures.forsake("the journal was set back")
+            assert not len(found.scheduler)
             assert [state for _, state in found.states()] == ["withdrawn"]
             assert kept(tmp_path) == [b"small" * 9]
 

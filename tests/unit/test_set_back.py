@@ -12,8 +12,8 @@ from hookd import manifest
 from hookd.digest import digest_of
 from hookd.files import data_key, index_key
 from hookd.identity import Identity
+from hookd.orphans import ORPHANED
 from hookd.restore.unworked import Unworked
-from hookd.snapshot import ORPHANED
 from tests.conftest import Logs
 from tests.fakes.audits import data_bytes, index_bytes
 from tests.fakes.rig import Rig, rig

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import anyio
 import pytest
 
 from hookd.files import FileKey, data_key
@@ -12,10 +13,11 @@ from hookd.restore import short
 from hookd.restore import survey as survey_stage
 from hookd.restore.local import WORK
 from hookd.restore.result import told
+from hookd.restore.table import Here
 from tests.conftest import Logs
 from tests.fakes.rig import Rig, rig
 from tests.fakes.store import MemoryStore
-from tests.fakes.survey_files import EXPECTED, NS, files_of, lose, stored_by_us
+from tests.fakes.survey_files import EXPECTED, NS, files_of, lose, put_here, stored_by_us
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("logs")]
 
@@ -73,19 +75,23 @@ async def test_by_hand(tmp_path: Path, logs: Logs, length: int) -> None:
     assert files_of(tmp_path) == files
 
 
-@pytest.mark.parametrize("fault", ["away", "hangs", "gone"])
+@pytest.mark.parametrize("fault", ["away", "hangs", "slow", "gone"])
 async def test_a_store_that_cannot_help(
     tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """zdb is served with what is here, at once; it is said."""
-    logs.expect(LEFT)
+    if fault != "slow":
+        logs.expect(LEFT)
     monkeypatch.setattr(survey_stage, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(survey_stage, "LENGTHEN_S", 0.5)
     _, store = await cut_off(tmp_path, 100)
     match fault:
         case "away":
             store.down = "no route"
         case "hangs":
             store.hang = {"stat"}
+        case "slow":
+            store.hang = {"get"}
         case "gone":
             del store.content[D1]
     async with rig(tmp_path, store) as found:
@@ -103,6 +109,30 @@ async def test_not_the_beginning(tmp_path: Path, logs: Logs) -> None:
     async with rig(tmp_path, store) as found:
         assert await served(found)
     assert path.read_bytes() == other
+
+
+async def test_a_stop_does_not_wait_for_it(tmp_path: Path) -> None:
+    """Whoever looks sees what zdb waits for."""
+    _, store = await cut_off(tmp_path, 100)
+    store.hang = {"get"}
+    async with rig(tmp_path, store) as found, anyio.create_task_group() as group:
+        group.start_soon(found.survey.survey)
+        await found.eventually(lambda: found.survey.waiting is not None)
+        assert "a crash cut off" in (found.survey.waiting or "")
+        group.cancel_scope.cancel()  # as the daemon does with a survey that waits
+    assert (tmp_path / "data" / NS / "d1").stat().st_size == 100
+
+
+async def test_of_another_history(tmp_path: Path, logs: Logs) -> None:
+    """Nothing is the beginning of anything: the entries here say whose values they are."""
+    logs.expect(LEFT)
+    store = await stored_by_us(tmp_path)
+    put_here(tmp_path, Here.FOREIGN, {})
+    path = tmp_path / "data" / NS / "d1"
+    os.truncate(path, 0)
+    async with rig(tmp_path, store) as found:
+        assert not await served(found)
+    assert path.stat().st_size == 0
 
 
 async def test_what_is_here_was_chosen(tmp_path: Path) -> None:

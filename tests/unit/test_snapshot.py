@@ -13,11 +13,11 @@ import pytest
 
 from hookd.digest import digest_of
 from hookd.errors import NoRoom, SourceGone, StorePermanent, StoreTemporary
+from hookd.orphans import ORPHANED
 from hookd.snapshot import (
     FICLONE,
     INLINE_AT_ONCE_BYTES,
     INLINE_BYTES,
-    ORPHANED,
     STABLE_TRIES,
     Snapshot,
     Staging,
