@@ -1,13 +1,14 @@
 """Mounts as the kernel tells them, and the system calls on them.
 
-Never a stat of a mountpoint in this process: below a dead or hung zdbfs it fails or hangs (`lives` asks
-in another one). /proc/self/mountinfo and umount2 with MNT_DETACH do not touch the file system.
+Never a stat of a mountpoint in this process: below a dead or hung zdbfs it fails or hangs (`look` asks in
+another one). /proc/self/mountinfo and umount2 with MNT_DETACH do not touch the file system.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import errno
 import os
 import re
@@ -22,8 +23,10 @@ from hookd.errors import HookdError
 GUARD = "qsfs-guard"
 """The source of a guard, as the mount table shows it."""
 
-LOOK_WITHIN_S = 10.0
-"""Longer than a zdbfs that is alive needs to list its folder, unless it waits for the store."""
+LOOK_WITHIN_S = 20.0
+"""Longer than a killed zdbfs, and whoever looks, need on a machine that swaps. One that is alive may need
+longer: its zdb waits up to 60 s for a file from the store, and for a restore without a limit.
+"""
 
 _LOOK = """
 import os, sys
@@ -99,11 +102,22 @@ def is_fuse(mount: Mount | None) -> bool:
 
 
 class Taken(HookdError):
-    """Somebody's file system is mounted there, and is alive."""
+    """Somebody's file system is mounted there, and is alive or may be."""
 
 
-def lives(point: Path, within_s: float = LOOK_WITHIN_S) -> bool:
-    """Whether what is mounted at `point` answers, be it with an error of its own. Blocks for `within_s`.
+class Life(enum.Enum):
+    """Of what is mounted at a folder."""
+
+    ALIVE = "alive"
+    """It answers, be it with an error of its own."""
+    SILENT = "silent"
+    """No answer in time: it waits for something, or hangs. Who serves it has not ended."""
+    DEAD = "dead"
+    """Nobody serves it any more, as the kernel says."""
+
+
+def look(point: Path, within_s: float = LOOK_WITHIN_S) -> Life:
+    """Whether what is mounted at `point` lives. Blocks for `within_s`.
 
     Asked in a process of its own: one that hangs there cannot always be killed, and is left behind.
     """
@@ -114,27 +128,36 @@ def lives(point: Path, within_s: float = LOOK_WITHIN_S) -> bool:
         stderr=subprocess.DEVNULL,
     )
     try:
-        return asker.wait(within_s) not in _DEAD
+        return Life.DEAD if asker.wait(within_s) in _DEAD else Life.ALIVE
     except subprocess.TimeoutExpired:
         asker.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             asker.wait(1)
-        return False
+        return Life.SILENT
 
 
 def detach_dead(point: Path, within_s: float = LOOK_WITHIN_S) -> int:
-    """Take away every FUSE mount that lies uppermost at `point` and is dead or hangs; returns how many.
+    """Take away every FUSE mount that lies uppermost at `point` and is dead; returns how many.
 
     Detached: whoever has files open there keeps them until they close them. On a shared mount the
     host's copy of the mount goes too, and that of every other container on it: so one that is alive
-    stays. Raises Taken for that, OSError.
+    stays, and one that is silent, for it may be. Raises Taken for those, after `within_s` at most;
+    OSError.
     """
     count = 0
     while is_fuse(found := top(point)):
-        if lives(point, within_s):
+        source = found.source if found else ""
+        life = look(point, within_s)
+        if life is Life.ALIVE:
             raise Taken(
-                f"{point}: {found.source if found else ''} is mounted there and alive; nothing is mounted"
-                " over it: stop what serves it, or choose another folder (QSFS_MOUNTPOINT)"
+                f"{point}: {source} is mounted there and alive; nothing is mounted over it: stop what"
+                " serves it, or choose another folder (QSFS_MOUNTPOINT)"
+            )
+        if life is Life.SILENT:
+            raise Taken(
+                f"{point}: {source} is mounted there and has not answered for {within_s:g} s; it may be"
+                " alive, so it is left alone: wait until it answers, stop what serves it, or take it away"
+                f" (umount -l {point})"
             )
         _umount(str(point))
         count += 1

@@ -110,7 +110,7 @@ def _begin_anew() -> None:
 def clear(path: Path, say: Callable[[str], None]) -> None:
     """Make the mountpoint ready: no stale mount, a folder, and on it a guard that takes no files.
 
-    Raises UserError, also where another file system is mounted there that is alive.
+    Raises UserError, also where another file system is mounted there that is alive, or may be.
     """
     try:
         if count := mounts.detach_dead(path):
@@ -129,8 +129,8 @@ def clear(path: Path, say: Callable[[str], None]) -> None:
 
 
 def give_back(path: Path) -> None:
-    """The mountpoint as it was: no stale mount, no guard. One that is alive is not ours, and stays with
-    what lies below it. Raises UserError.
+    """The mountpoint as it was: no stale mount, no guard. One that is alive or may be is not ours, and
+    stays with what lies below it. Raises UserError.
     """
     try:
         with contextlib.suppress(mounts.Taken):

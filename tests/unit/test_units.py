@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hookd.container import mounts
+
 ROOTFS = Path(__file__).parents[2] / "rootfs"
 UNITS = ROOTFS / "usr" / "lib" / "systemd" / "system"
 CHAIN = ("zstor", "hookd", "zdb", "zdb-namespaces", "zdbfs")
@@ -194,6 +196,8 @@ def test_the_mountpoint_is_guarded() -> None:
     assert one(zdbfs, "ExecStartPre") == "hookd guard ${ZDBFS_MOUNT}"
     assert one(zdbfs, "ExecStopPost") == "-hookd guard ${ZDBFS_MOUNT}"
     assert " fuse" in one(zdbfs, "ExecStartPost")  # the guard is a mount, too
+    assert one(zdbfs, "TimeoutStartSec") == "1min"  # systemd counts ExecStartPre, too
+    assert mounts.LOOK_WITHIN_S <= 30
     assert not any("umount" in value for v in zdbfs["Service"].values() for value in v)
     same = ("EnvironmentFile", "NoNewPrivileges", "CapabilityBoundingSet")
     assert all(one(zdbfs, key) == one(guard, key) for key in same)
