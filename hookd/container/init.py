@@ -40,12 +40,14 @@ ZINIT_END_S = 5.0
 SETTLE_S = 5.0
 
 UNHEARD = (
-    "zdbfs's last words could not be read, for nobody takes the container's log: whether it wrote all it"
-    " held to zdb is not known"
+    "zdbfs's last words could not be read in time: whether it wrote all it held to zdb is not known"
 )
 
 _SET_CHILD_SUBREAPER = 36
 """prctl.h"""
+
+_ZINIT = "zinit"
+"""Its name in the log."""
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -70,7 +72,7 @@ def run(environ: Mapping[str, str]) -> int:
     flush = Flush(lambda line: pump.say(line))
     pump = LogPump(
         layout.LOGS,
-        layout.SERVICES,
+        (*layout.SERVICES, _ZINIT),
         {"zstor": layout.ZSTOR_LOG},
         terminals=("zdb", "fs"),
         listeners={"fs": flush.hear},
@@ -128,13 +130,7 @@ class Init:
                 services.give_back(self._settings.mountpoint)
 
     def _run(self) -> int:
-        self._process = subprocess.Popen(
-            ["zinit", "init", "--container", "--config", str(layout.ZINIT_SERVICES)],
-            stdin=subprocess.DEVNULL,
-            env=self._environment(),
-            start_new_session=True,
-            preexec_fn=supervisor.unblock,
-        )
+        self._process = self._start_zinit()
         while not self._stop_asked():
             if self._zinit_code is not None:
                 self._say(f"zinit has ended ({self._zinit_code}); its services are stopped")
@@ -150,6 +146,21 @@ class Init:
         self._end_zinit()
         self._say(f"stopped ({code})" if code else "stopped; nothing is left to store")
         return code if asked else code or Exit.SOFTWARE
+
+    def _start_zinit(self) -> subprocess.Popen[bytes]:
+        """Its own lines go the way of the services': nobody may read this process's stdout, and a zinit
+        that waited for that would stop nothing.
+        """
+        with open(layout.LOGS / _ZINIT, "wb") as log:
+            return subprocess.Popen(
+                ["zinit", "init", "--container", "--config", str(layout.ZINIT_SERVICES)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,
+                preexec_fn=supervisor.unblock,
+            )
 
     # -- watching --------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 A service's stdout and stderr are a FIFO that this process holds open for reading and writing: opening
 it never blocks, and a service that ends ends nothing else. (A filter in each service's pipeline would be
-in the process group that zinit signals, and die with the last lines still in it.)
+in the process group that zinit signals, and die with the last lines still in it.) They are read whether
+anybody takes the container's log or not (`outlet`): a service, or zinit, never waits for that.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from hookd.container.outlet import Outlet
 from hookd.log import scrub
 
 MAX_LINE_BYTES = 1 << 16
 TAIL_EVERY_S = 0.25
 LAST_WORDS_S = 0.1
-"""What was written to a terminal is readable a moment later."""
+"""What was written to a terminal is readable a moment later. (Since Linux 4.5 a read that finds nothing
+has waited for it: `n_tty_read`.)
+"""
 _READ_BYTES = 1 << 16
 _SETTLE, _END = b"?", b"."
 _CHATTER = b": DEBUG "
@@ -119,12 +123,15 @@ class LogPump(threading.Thread):
         """
         super().__init__(name="logs", daemon=True)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._output = output
+        self._outlet = Outlet(output)
         self._tails = [
             Tail(path, Lines(name, without=_CHATTER)) for name, path in (files or {}).items()
         ]
         self._listeners = listeners
-        self._settled = threading.Event()
+        self._heard: list[selectors.SelectorKey] = []
+        """Those with a listener."""
+        self._asked = threading.Event()
+        """Of the newest `settle`: set once all is read."""
         self._selector = selectors.DefaultSelector()
         self._ends = os.pipe2(os.O_CLOEXEC)
         self._selector.register(self._ends[0], selectors.EVENT_READ, None)
@@ -138,66 +145,70 @@ class LogPump(threading.Thread):
             else:
                 os.mkfifo(path, 0o600)
                 handle = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._selector.register(handle, selectors.EVENT_READ, (name, Lines(name)))
+            key = self._selector.register(handle, selectors.EVENT_READ, (name, Lines(name)))
+            if name in listeners:
+                self._heard.append(key)
 
     def run(self) -> None:
         """Pump until told to end, and then what is left."""
-        ending, settled_at = False, math.inf
+        self._outlet.start()
+        ending, asked, due = False, None, math.inf
         while True:
-            began = time.monotonic()
-            hurry = ending or settled_at < math.inf
+            hurry = ending or asked is not None
             ready = self._selector.select(LAST_WORDS_S if hurry else TAIL_EVERY_S)
             for tail in self._tails:
-                self._write(tail.read())
+                self._outlet.put(tail.read())
             for key, _ in ready:
-                if key.data is None:
-                    if os.read(key.fd, 1) == _SETTLE:
-                        settled_at = time.monotonic() + LAST_WORDS_S
-                        continue
+                if key.data is not None:
+                    self._take(key)
+                elif os.read(key.fd, 1) == _SETTLE:
+                    asked, due = self._asked, time.monotonic() + LAST_WORDS_S
+                else:
                     ending = True
                     self._selector.unregister(key.fd)
-                    continue
-                try:
-                    data = os.read(key.fd, _READ_BYTES)
-                except OSError:  # nothing there after all
-                    continue
-                name, lines = key.data
-                self._pass_on(name, lines.feed(data))
-            if began >= settled_at:  # neither a terminal nor a FIFO holds more than is read at once
-                settled_at = math.inf
-                self._settled.set()
+            # A terminal holds more than one read gives, so only a pass that finds nothing counts.
+            if asked and time.monotonic() >= due and not any(map(self._take, self._heard)):
+                asked.set()
+                asked = None
             if ending and not ready:
                 break
         for tail in self._tails:
-            self._write(tail.lines.end())
+            self._outlet.put(tail.lines.end())
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
                 name, lines = key.data
                 self._pass_on(name, lines.end())
 
     def settle(self, within_s: float = 5.0) -> bool:
-        """Wait until what was written before this call is read; whether it is. By one thread alone."""
-        self._settled.clear()
+        """Wait until listeners have heard all that was written before this call; whether they have. By
+        one thread alone.
+        """
+        asked = self._asked = threading.Event()
         os.write(self._ends[1], _SETTLE)
-        return self._settled.wait(within_s)
+        return asked.wait(within_s)
 
     def finish(self, within_s: float = 5.0) -> None:
-        """Write what is there, and end."""
+        """Read and write what is there, and end, or leave off when `within_s` is over."""
+        ends = time.monotonic() + within_s
         os.write(self._ends[1], _END)
         self.join(within_s)
+        self._outlet.finish(max(0.0, ends - time.monotonic()))
 
     def say(self, line: str) -> None:
-        """A line of this process itself."""
-        self._write(b"qsfs: %b\n" % scrub(line).encode("utf-8", "surrogateescape"))
+        """A line of this process itself. Never blocks."""
+        self._outlet.put(b"qsfs: %b\n" % scrub(line).encode("utf-8", "surrogateescape"), own=True)
+
+    def _take(self, key: selectors.SelectorKey) -> bool:
+        """Read once; whether there was something."""
+        try:
+            data = os.read(key.fd, _READ_BYTES)
+        except OSError:  # nothing there after all
+            return False
+        name, lines = key.data
+        self._pass_on(name, lines.feed(data))
+        return bool(data)
 
     def _pass_on(self, name: str, lines: bytes) -> None:
         if lines and (listener := self._listeners.get(name)):
-            listener(lines)  # first: writing may block
-        self._write(lines)
-
-    def _write(self, data: bytes) -> None:
-        try:
-            while data:
-                data = data[os.write(self._output, data) :]
-        except OSError:  # whoever read the container's log is gone; the services must go on
-            pass
+            listener(lines)
+        self._outlet.put(lines)

@@ -12,7 +12,7 @@ import pytest
 
 from hookd.errors import Exit
 from tests.docker.container import Container, Content, detach
-from tests.docker.world import MIB, World
+from tests.docker.world import MIB, World, mounted
 
 DISK_BYTES = 320 * MIB
 
@@ -70,6 +70,18 @@ def finishes(world: World) -> None:
     assert qsfs.hashes() == world.content.expected
     qsfs.idle()
     assert qsfs.stop() == 0
+
+
+def test_nobody_takes_its_log(world: World) -> None:
+    """A log driver that hangs keeps nobody from writing, nor the stop from its end."""
+    unread = "mkfifo /log; exec 3<>/log; exec env --block-signal=TERM,INT qsfs-init >&3 2>&1"
+    qsfs = world.qsfs = world.docker.container(
+        "--entrypoint", "sh", *mounted(world.backends, world.volume), command=["-c", unread]
+    ).start()
+    qsfs.run("timeout 5 cat /dev/zero >/log", check=False)  # until not one more byte goes in
+    world.put()
+    assert qsfs.stop() == 0
+    world.elsewhere()
 
 
 def test_the_volume_is_lost(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hookd.container.flush import Flush
 from hookd.container.loglines import LogPump
 from hookd.container.zinit import Status, ZinitSilent
 from hookd.errors import Exit
+from tests.fakes.full_pipe import fill
 
 KILLED = "Error(Signaled(Pid(7), SIGKILL, false))"
 
@@ -102,24 +104,55 @@ def test_any_other_end_of_hookd_does_not(code: int) -> None:
     assert not watched._refused()
 
 
-def test_a_log_that_nobody_takes(tmp_path: Path) -> None:
-    """zdbfs's last words wait behind it: whether it wrote all is not known, which is not "all"."""
+@pytest.fixture
+def pump_of_a_stuck_log(tmp_path: Path) -> Iterator[tuple[LogPump, Flush]]:
+    """Nobody takes what it writes."""
     reading, writing = os.pipe()
-    pump = LogPump(tmp_path, ("fs",), output=writing)
+    fill(writing)
+    flush = Flush(lambda line: pump.say(line))
+    pump = LogPump(
+        tmp_path, ("fs", "zinit"), output=writing, terminals=["fs"], listeners={"fs": flush.hear}
+    )
     pump.start()
-    flush = Flush(lambda line: None)
-    assert init.unwritten(pump, flush, within_s=5) == ""
-    os.set_blocking(writing, False)
-    while True:
-        try:
-            os.write(writing, bytes(4096))
-        except BlockingIOError:
-            break
-    os.set_blocking(writing, True)
-    with open(tmp_path / "fs", "wb") as log:
-        log.write(b"[-] something\n")
-    assert init.unwritten(pump, flush, within_s=0.5) == init.UNHEARD
-    os.close(reading)  # whoever read it is gone, and the pump goes on
-    pump.finish()
-    assert not pump.is_alive()
+    yield pump, flush
+    pump.finish(0.1)
+    os.close(reading)  # whoever read it is gone, and the writer ends
     os.close(writing)
+
+
+def test_a_log_that_nobody_takes(
+    tmp_path: Path, pump_of_a_stuck_log: tuple[LogPump, Flush]
+) -> None:
+    """zdbfs's last words are heard all the same."""
+    pump, flush = pump_of_a_stuck_log
+    with open(tmp_path / "fs", "wb", buffering=0) as log:
+        log.write(b"[+] cache: forcing cache flush\n" + b"[+] cache: a block\n" * 1000)
+        assert init.unwritten(pump, flush) == ""
+        log.write(b"[-] cache: could not write inode in the backend\n")
+    assert init.unwritten(pump, flush).startswith("zdbfs could not write all it held")
+
+
+def test_last_words_that_cannot_be_read_in_time(tmp_path: Path) -> None:
+    """Whether it wrote all is not known, which is not "all"."""
+    pump = LogPump(tmp_path, ("fs",), output=1)  # is not started: on a machine that swaps
+    assert init.unwritten(pump, Flush(lambda line: None), within_s=0.1) == init.UNHEARD
+
+
+def test_zinit_does_not_wait_for_the_log(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pump_of_a_stuck_log: tuple[LogPump, Flush],
+) -> None:
+    """Nobody may take the container's stdout, and zinit says a line for each service it stops."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "zinit").write_text("#!/bin/sh\nexec seq -f 'zinit: INFO %.0f' 200000 >&2\n")
+    (programs / "zinit").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(layout, "LOGS", tmp_path)
+    process = Watched()._start_zinit()
+    try:
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import pytest
 
 from hookd import log
 from hookd.container.loglines import MAX_LINE_BYTES, Lines, LogPump, Tail
+from hookd.container.outlet import BACKLOG_BYTES
+from tests.fakes.full_pipe import fill
 
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
@@ -128,6 +133,87 @@ def test_a_listener_has_heard_all_once_it_is_settled(tmp_path: Path) -> None:
     assert not pump.is_alive()
     assert not pump.settle(0.1)
     os.close(nowhere)
+
+
+def test_all_is_heard_while_the_log_is_taken_slowly(
+    tmp_path: Path, stream: tuple[int, int]
+) -> None:
+    """More than a terminal holds, and than one read of it gives: the last word counts."""
+    reading, writing = stream
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    ended = threading.Event()
+
+    def take() -> None:
+        while not ended.wait(0.05):
+            os.read(reading, 1024)
+
+    heard: list[bytes] = []
+    pump = LogPump(
+        tmp_path / "log",
+        ("fs",),
+        output=writing,
+        terminals=["fs"],
+        listeners={"fs": heard.append},
+    )
+    pump.start()
+    reader = threading.Thread(target=take)
+    reader.start()
+    try:
+        with open(tmp_path / "log" / "fs", "wb", buffering=0) as out:
+            for number in range(600):
+                out.write(b"flushing block %060d\n" % number)
+            out.write(b"the last word\n")
+        assert pump.settle()
+        assert b"".join(heard).splitlines()[-1] == b"fs: the last word"
+    finally:
+        ended.set()
+        reader.join()
+        pump.finish(0.1)
+
+
+def test_what_never_ends_is_never_settled(tmp_path: Path) -> None:
+    """Who writes on has not said its last word."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    pump = LogPump(tmp_path, ("fs",), output=nowhere, listeners={"fs": lambda _: None})
+    pump.start()
+    with open(tmp_path / "fs", "wb") as out:
+        writer = subprocess.Popen(["yes"], stdout=out)
+    try:
+        assert not pump.settle(0.5)
+    finally:
+        writer.kill()
+        writer.wait()
+    assert pump.settle()
+    pump.finish()
+    os.close(nowhere)
+
+
+def test_a_log_that_is_not_taken(tmp_path: Path) -> None:
+    """Holds up neither who says a word, nor a service that writes more than is kept, nor the end."""
+    reading, writing = os.pipe()
+    fill(writing)
+    pump = LogPump(tmp_path / "log", ("zdb",), output=writing)
+    pump.start()
+    done = threading.Event()
+
+    def work() -> None:
+        pump.say("stop")
+        with open(tmp_path / "log" / "zdb", "wb", buffering=0) as out:
+            for _ in range(BACKLOG_BYTES // 1000 + 1000):
+                out.write(b"x" * 999 + b"\n")
+        pump.say("stopped")
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        assert done.wait(20)
+        began = time.monotonic()
+        pump.finish(0.5)
+        assert time.monotonic() - began < 5
+        assert not pump.is_alive()
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_a_file_that_is_rolled(tmp_path: Path) -> None:
