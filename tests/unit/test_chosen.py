@@ -172,7 +172,7 @@ async def test_nothing_goes_over_it_meanwhile(
             assert store.content == wanted
             goes_on.set()
         assert (await found.survey.judge()).code == 0
-        assert not len(found.scheduler)
+        await found.empty()
         assert store.content == wanted
         assert all(wanted[key] == content for key, content in mine(tmp_path).items())
 
