@@ -3,6 +3,9 @@ shims wait in its backlog instead of spooling.
 
 What is passed is checked: exactly one descriptor, a listening unix stream socket, bound to the
 configured path, which is still there. It belongs to the manager: it is never unlinked here.
+
+What is wrong for good ends with 78; a path that is gone with 69, for the manager passes another socket to
+the next start if it was just stopping this one.
 """
 
 from __future__ import annotations
@@ -50,9 +53,12 @@ def _checked(fd: int, path: Path) -> socket.socket:
     try:
         there = stat.S_ISSOCK(path.lstat().st_mode)
     except OSError:
-        there = False
+        raise _wrong(
+            f"{path} is not there any more; if that stays so, restart the socket unit",
+            Exit.UNAVAILABLE,
+        ) from None
     if not there:
-        raise _wrong(f"{path} is not there any more; restart the socket unit")
+        raise _wrong(f"{path} is no socket any more; restart the socket unit")
     found.setblocking(False)
     return found
 
@@ -61,5 +67,5 @@ def _real(path: Path) -> str:
     return os.path.join(os.path.realpath(path.parent), path.name)
 
 
-def _wrong(reason: str) -> UserError:
-    return UserError(f"hook.socket: {reason}", code=Exit.CONFIG)
+def _wrong(reason: str, code: Exit = Exit.CONFIG) -> UserError:
+    return UserError(f"hook.socket: {reason}", code=code)

@@ -187,6 +187,48 @@ def test_killed_and_reloaded(hosts: Docker, backends: Backends, tmp_path: Path) 
     assert host.hashes() == content.expected
 
 
+CRASHES = """
+import socket, subprocess, time
+ends, next_kill = time.monotonic() + 6, 0.0
+while (now := time.monotonic()) < ends:
+    with socket.socket(socket.AF_UNIX) as shim:  # one that waits: it has hookd started
+        shim.connect_ex("/run/hookd/hook.sock")
+        time.sleep(0.02)
+    if now >= next_kill:
+        subprocess.run(["systemctl", "kill", "-s", "KILL", "hookd"], stderr=subprocess.DEVNULL)
+        next_kill = now + 0.35
+"""
+
+
+def test_crashes_in_a_row(hosts: Docker, backends: Backends, tmp_path: Path) -> None:
+    """hookd dies again and again while shims wait, and the socket may fail over it: all goes on, at a
+    later death of zdb too, and with the next hookd the socket is back.
+    """
+    host = host_on(hosts, backends, tmp_path / "one")
+    begin(host)
+    content = Content()
+    content.put(host, "before", 6 * MIB)
+    host.run("hookd checkpoint")
+    for number in range(2):
+        host.run(f"/opt/hookd/bin/python - <<'END'\n{CRASHES}END")
+        host.until(lambda: host.states("hookd") == {"active"}, "hookd is there again")
+        content.put(host, f"after-{number}", 6 * MIB)
+        host.run("hookd checkpoint")
+        before = host.pid("zdb")
+        host.run("systemctl kill -s KILL --kill-whom=main zdb")
+        host.until(partial(host.another, "zdb", before), "zdb is started again")
+        time.sleep(1)
+        host.all_active()
+        assert host.hashes() == content.expected
+        assert host.systemctl("start qsfs.target") == 0
+        before = host.pid("hookd")
+        host.run("systemctl reload hookd")
+        host.until(partial(host.another, "hookd", before), "another hookd")
+        host.until(lambda: host.states("hookd", "hookd.socket") == {"active"}, "the socket is back")
+    host.run("systemctl stop qsfs.target zstor")
+    assert "drained: nothing is left" in host.said("hookd")
+
+
 def test_a_wrong_configuration(hosts: Docker, backends: Backends, tmp_path: Path) -> None:
     """One line, a few times, and an end; with the file corrected the same command starts all. A running
     file system goes on without hookd, and what its hooks spool is stored then.
