@@ -84,19 +84,23 @@ _NUMBERS = {
     "QSFS_BACKENDS_WAIT_S": ("backends_wait_s", 0, 86_400),
     "QSFS_STOP_LIMIT_S": ("stop_limit_s", 1, 86_400),
 }
-_OF_A_SERVICE = re.compile(r"QSFS_(SERVICE_(HOST|PORT)|PORT$|PORT_\d)")
-"""What Kubernetes tells every pod of a namespace that has a Service called qsfs."""
+_OF_A_SERVICE = re.compile(r"QSFS_(\w+_)?(SERVICE_(HOST|PORT)|PORT$|PORT_\d)")
+"""What Kubernetes tells every pod of a namespace that has a Service called qsfs or qsfs-NAME."""
 
-_TEXTS = {"QSFS_MOUNTPOINT", "QSFS_MOUNT_OPTIONS"}
+NAMES = frozenset({"QSFS_MOUNTPOINT", "QSFS_MOUNT_OPTIONS", *_NUMBERS})
+"""Of all settings."""
+
+
+def is_of_a_service(name: str) -> bool:
+    """Whether Kubernetes makes a variable of this name for a Service; then it is nobody's mistake."""
+    return _OF_A_SERVICE.match(name) is not None
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """The settings that `environ` holds; empty values count as absent. Raises ConfigError."""
     for name in environ:
-        if _OF_A_SERVICE.match(name):
-            continue
-        if name.startswith(PREFIX) and name not in _TEXTS and name not in _NUMBERS:
-            known = ", ".join(sorted({*_TEXTS, *_NUMBERS}))
+        if name.startswith(PREFIX) and name not in NAMES and not is_of_a_service(name):
+            known = ", ".join(sorted(NAMES))
             raise ConfigError(name, f"is no setting of this container; there are {known}")
     numbers = {}
     for name, (field, low, high) in _NUMBERS.items():

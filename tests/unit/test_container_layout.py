@@ -6,29 +6,51 @@ from pathlib import Path
 
 import pytest
 
-from hookd.container.layout import Settings, read_settings, stores_in_zstor
+from hookd.container.layout import (
+    NAMES,
+    Settings,
+    is_of_a_service,
+    read_settings,
+    stores_in_zstor,
+)
 from hookd.errors import ConfigError
+
+ALL = {
+    "QSFS_MOUNTPOINT": "/mnt/fs",
+    "QSFS_MOUNT_OPTIONS": "allow_other,cachesize=128,",
+    "QSFS_DATA_FILE_BYTES": "67108864",
+    "QSFS_ROTATE_S": "0",
+    "QSFS_BACKENDS_WAIT_S": "5",
+    "QSFS_STOP_LIMIT_S": " 60 ",
+}
 
 
 def test_nothing_is_set() -> None:
     assert read_settings({"PATH": "/bin", "HOOKD_LOG__LEVEL": "debug"}) == Settings()
-    # of a Kubernetes Service that is called qsfs
-    told = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP_ADDR")
-    assert read_settings({f"QSFS_{name}": "tcp://10.0.0.1:80" for name in told}) == Settings()
+
+
+@pytest.mark.parametrize("service", ["QSFS", "QSFS_METRICS", "QSFS_A_2"])
+def test_a_service_of_kubernetes(service: str) -> None:
+    """It is called qsfs, qsfs-metrics, ...: every pod of its namespace is told of it."""
+    port = (
+        "PORT",
+        "PORT_9464_TCP",
+        *(f"PORT_9464_TCP_{each}" for each in ("PROTO", "PORT", "ADDR")),
+    )
+    told = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", *port)
+    environ = {f"{service}_{name}": "tcp://10.0.0.1:9464" for name in told}
+    assert read_settings(environ) == Settings()
+
+
+def test_no_setting_is_taken_for_a_service() -> None:
+    """None of the real ones, and none that only looks a little like it."""
+    assert set(ALL) == NAMES
+    for name in (*ALL, "QSFS_REPORT", "QSFS_PORTS", "QSFS_SERVICE", "QSFS_MOUNTPORT"):
+        assert not is_of_a_service(name), name
 
 
 def test_all_are_read() -> None:
-    found = read_settings(
-        {
-            "QSFS_MOUNTPOINT": "/mnt/fs",
-            "QSFS_MOUNT_OPTIONS": "allow_other,cachesize=128,",
-            "QSFS_DATA_FILE_BYTES": "67108864",
-            "QSFS_ROTATE_S": "0",
-            "QSFS_BACKENDS_WAIT_S": "5",
-            "QSFS_STOP_LIMIT_S": " 60 ",
-        }
-    )
-    assert found == Settings(
+    assert read_settings(ALL) == Settings(
         mountpoint=Path("/mnt/fs"),
         mount_options="allow_other,cachesize=128",
         data_file_bytes=64 << 20,
