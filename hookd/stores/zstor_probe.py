@@ -68,6 +68,8 @@ async def _probe(backend: Backend) -> str:
         if not backend.namespace:
             return ""
         info = await _ask(stream, b"NSINFO", backend.namespace.encode())
+    if info.startswith(b"-Namespace not found"):  # zstor is not let in, and no restart of it helps
+        return f"it has no namespace {backend.namespace}"
     free = [int(number) for number in _FREE.findall(info)]
     limit, size = _LIMIT.search(info), _SIZE.search(info)
     if limit and size and int(limit[1]):

@@ -20,6 +20,7 @@ from hookd.stores.restart import Restart
 from hookd.stores.zstor import ZstorStore
 from hookd.stores.zstor_blind import BlindWatch, State
 from hookd.stores.zstor_probe import Backend, unusable
+from tests.fakes.zdb_server import FakeZdbServer, Space
 from tests.fakes.zstor import FakeZstor, Mode
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +87,15 @@ class TestProbe:
         """zstor calls it not writable; a restart would not help."""
         with backend(info) as one:
             assert "bytes free" in (await unusable([one]))[one.address]
+
+    async def test_without_the_namespace(self) -> None:
+        """zstor is not let in; a restart would not help."""
+        with FakeZdbServer() as server:
+            server.spaces["meta"] = Space()
+            address = server.id.removeprefix("tcp://")
+            assert await unusable([Backend(address, "meta")]) == {}
+            found = await unusable([Backend(address, "lost")])
+        assert found == {address: "it has no namespace lost"}
 
     async def test_away_or_mute(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Bounded in time, and named."""
