@@ -32,14 +32,14 @@ def away(addresses: Iterable[Address]) -> dict[Address, str]:
     return {address: reason for address, reason in zip(wanted, reasons, strict=True) if reason}
 
 
-def denied(logins: Sequence[Login]) -> tuple[Login, str] | None:
-    """The first that answers, but does not know the namespace or its password, with what it says.
+def denied(logins: Sequence[Login]) -> list[tuple[Login, str]]:
+    """Those that answer, but do not know the namespace or its password, with what they say.
 
     One that is away, or says anything else, is another matter: it may be right later.
     """
     with ThreadPoolExecutor(max_workers=min(32, len(logins) or 1)) as pool:
         answers = list(pool.map(_denial, logins))
-    return next(((login, said) for login, said in zip(logins, answers, strict=True) if said), None)
+    return [(login, said) for login, said in zip(logins, answers, strict=True) if said]
 
 
 def _denial(login: Login) -> str | None:

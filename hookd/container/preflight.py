@@ -44,9 +44,8 @@ def check(environ: Mapping[str, str]) -> list[str]:
     check_mount()
     make_folders()
     check_hookd(environ)
-    if found is not None:
-        check_logins(found)
-    return [*(f"warning: {line}" for line in warnings(settings)), *left()]
+    told = check_logins(found) if found is not None else []
+    return [*(f"warning: {line}" for line in (*told, *warnings(settings))), *left()]
 
 
 def check_fuse(device: str = _FUSE) -> None:
@@ -96,15 +95,33 @@ def make_folders() -> None:
         raise UserError(f"{layout.STATE} cannot be written to", code=Exit.CONFIG)
 
 
-def check_logins(found: zstor_toml.Backends) -> None:
-    """No backend that answers turns zstor away, which it would try again for ever. Raises ConfigError."""
-    if (first := backends.denied(found.logins)) is not None:
-        login, said = first
-        raise ConfigError(
-            str(layout.ZSTOR_CONFIG),
-            f"{login.where}: the backend refuses namespace {login.namespace!r} with the password that is"
-            f" given, or its absence ({said}); correct them",
-        )
+def check_logins(found: zstor_toml.Backends) -> list[str]:
+    """Enough backends let zstor in, or may do so when they are back, to read what is stored.
+
+    A line for each that turns it away: one that has lost its namespace is what erasure coding is for.
+    Raises ConfigError where too many do, which zstor would try again for ever.
+    """
+    denied = backends.denied((*found.meta_logins, *found.data_logins))
+    told = {
+        login: f"{login.where}: the backend refuses namespace {login.namespace!r} with the password that"
+        f" is given, or its absence ({said})"
+        for login, said in denied
+    }
+    for kind, logins, needed in (
+        ("metadata", found.meta_logins, zstor_toml.READS_NEED),
+        ("data", found.data_logins, found.minimal_shards),
+    ):
+        lines = [told[login] for login in logins if login in told]
+        if lines and len(logins) - len(lines) < needed:
+            raise ConfigError(
+                str(layout.ZSTOR_CONFIG),
+                f"{lines[0]}, as {len(lines)} of {len(logins)} {kind} backends do; reads need {needed}:"
+                " correct them",
+            )
+    return [
+        f"{line}; reads do without it, but stores may wait: correct it, or put another one in its place"
+        for line in told.values()
+    ]
 
 
 def check_hookd(environ: Mapping[str, str]) -> None:

@@ -20,8 +20,6 @@ from hookd.errors import Exit, UserError, ZdbRefused, ZdbUnreachable
 
 SAY_EVERY_S = 30.0
 LOOK_EVERY_S = 2.0
-READS_NEED = 2
-"""Metadata backends without which zstor can read nothing, and says "not found" of everything."""
 
 _WAIT_EVERY_S = 0.05
 _WAIT_LIMIT_S = 30.0
@@ -47,7 +45,7 @@ def zstor(environ: Mapping[str, str]) -> None:
     started = time.monotonic()
     said = 0.0
     while away := backends.away([*wanted.meta, *wanted.data]):
-        usable = len(set(wanted.meta) - set(away)) >= READS_NEED
+        usable = len(set(wanted.meta) - set(away)) >= zstor_toml.READS_NEED
         now = time.monotonic()
         if usable and now - started >= settings.backends_wait_s:
             break

@@ -40,6 +40,8 @@ KNOWN = {
 }
 METADATA_BACKENDS = 4
 """zstor splits metadata 2 + 2, always."""
+READS_NEED = 2
+"""Metadata backends without which zstor can read nothing, and says "not found" of everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,11 @@ class Backends:
 
     data: tuple[tuple[str, int], ...]
     meta: tuple[tuple[str, int], ...]
-    logins: tuple[Login, ...] = ()
-    """Of all of them, one for each that the file lists."""
+    data_logins: tuple[Login, ...] = ()
+    """One for each that the file lists."""
+    meta_logins: tuple[Login, ...] = ()
+    minimal_shards: int = 1
+    """Data backends without which zstor can read nothing."""
 
 
 def check(path: Path, mountpoint: Path) -> tuple[Backends, tuple[str, ...]]:
@@ -185,7 +190,9 @@ def _backends(path: Path, table: dict[str, Any]) -> Backends:
     return Backends(
         data=tuple(dict.fromkeys(login.address for login in data)),
         meta=tuple(dict.fromkeys(login.address for login in meta)),
-        logins=(*meta, *data),
+        data_logins=tuple(data),
+        meta_logins=tuple(meta),
+        minimal_shards=table["minimal_shards"],
     )
 
 

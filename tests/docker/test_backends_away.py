@@ -60,3 +60,21 @@ def test_away_while_the_container_starts(world: World) -> None:
     backends.start_all()
     qsfs.idle(120)
     world.whole()
+
+
+def test_one_that_turns_zstor_away(world: World) -> None:
+    """It is warned of, and the rest is enough to read; with it corrected all is stored."""
+    qsfs, backends, content = world.qsfs.start(), world.backends, world.content
+    content.put(qsfs, "before", 6 * MIB)
+    assert qsfs.stop() == 0
+    good = backends.config.read_text()
+    backends.config.write_text(good.replace('namespace = "data"', 'namespace = "lost"', 1))
+    qsfs.start()
+    qsfs.until_log("warning: [[groups.backends]] number 1 (127.0.0.1:")
+    assert qsfs.hashes() == content.expected
+    qsfs.kill()
+    backends.config.write_text(good)
+    qsfs.start()
+    content.put(qsfs, "after", 6 * MIB)
+    qsfs.idle(120)
+    world.whole()

@@ -74,12 +74,12 @@ def test_wrong_configuration(
         ('namespace = "data"', 'namespace = "typo"', "Namespace not found"),
     ],
 )
-def test_a_backend_that_turns_zstor_away(
+def test_all_backends_turn_zstor_away(
     docker: Docker, backends: Backends, volume: str, old: str, new: str, said: str
 ) -> None:
     text = backends.config.read_text()
     assert old in text
-    backends.config.write_text(text.replace(old, new, 1))
+    backends.config.write_text(text.replace(old, new))
     container = docker.container(*mounted(backends, volume))
     refused(container, "/data/zstor.toml", "number 1 (127.0.0.1:", said, code=Exit.CONFIG)
 

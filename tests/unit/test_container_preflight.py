@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hookd.container import backends, layout, mounts, preflight
+from hookd.container import backends, layout, mounts, preflight, zstor_toml
 from hookd.container.zstor_toml import Backends, Login
 from hookd.errors import ConfigError, Exit, UserError
 from tests.fakes.zdb_server import FakeZdbServer, Space
@@ -70,14 +72,21 @@ def test_backends_away(unused_port: int) -> None:
     assert backends.away([]) == {}
 
 
-def login(server: FakeZdbServer, namespace: str, password: str | None) -> Login:
+def login(server: FakeZdbServer, namespace: str, password: str | None, number: int = 2) -> Login:
     port = int(server.id.rpartition(":")[2])
     return Login(
-        where="[[groups.backends]] number 2",
+        where=f"[[groups.backends]] number {number}",
         address=("127.0.0.1", port),
         namespace=namespace,
         password=password,
     )
+
+
+@pytest.fixture
+def server() -> Iterator[FakeZdbServer]:
+    with FakeZdbServer() as server:
+        server.spaces |= {"data": Space(password="s3cret-1"), "open": Space()}
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -91,31 +100,102 @@ def login(server: FakeZdbServer, namespace: str, password: str | None) -> Login:
         ("typo", "s3cret-1", "Namespace not found"),
     ],
 )
-def test_a_backend_that_turns_zstor_away(
-    unused_port: int, namespace: str, password: str | None, said: str | None
+def test_the_only_backend_turns_zstor_away(
+    server: FakeZdbServer, unused_port: int, namespace: str, password: str | None, said: str | None
 ) -> None:
     """One line that names it, without a secret; one that is away, or mute, is waited for later."""
-    with FakeZdbServer() as server:
-        server.spaces |= {"data": Space(password="s3cret-1"), "open": Space()}
-        away = Login(where="x", address=("127.0.0.1", unused_port), namespace="n", password="p")
-        found = Backends(data=(), meta=(), logins=(away, login(server, namespace, password)))
-        if said is None:
-            preflight.check_logins(found)
-            return
-        with pytest.raises(ConfigError, match=re.escape("[[groups.backends]] number 2")) as caught:
-            preflight.check_logins(found)
+    away = Login(where="x", address=("127.0.0.1", unused_port), namespace="n", password="p")
+    one = login(server, namespace, password)
+    found = Backends(data=(), meta=(), data_logins=(one,), meta_logins=(away, away))
+    if said is None:
+        assert preflight.check_logins(found) == []
+        return
+    with pytest.raises(ConfigError, match=re.escape("[[groups.backends]] number 2")) as caught:
+        preflight.check_logins(found)
     text = str(caught.value)
     assert said in text
     assert repr(namespace) in text
+    assert "as 1 of 1 data backends do; reads need 1" in text
     assert "\n" not in text and "s3cret-1" not in text and "wr0ng-one" not in text
     assert "wr0ng-one" not in repr(found)
+
+
+def grid(server: FakeZdbServer, data: str, meta: str, unused_port: int) -> Backends:
+    """2 of 4 shards; a letter for each backend: `+` lets zstor in, `-` does not, `.` is away."""
+
+    def logins(letters: str, first: int) -> tuple[Login, ...]:
+        found = []
+        for number, letter in enumerate(letters, start=first):
+            one = login(server, {"+": "data", "-": "lost", ".": "data"}[letter], "s3cret-1", number)
+            found.append(replace(one, address=("127.0.0.1", unused_port)) if letter == "." else one)
+        return tuple(found)
+
+    return Backends(
+        data=(),
+        meta=(),
+        data_logins=logins(data, 10),
+        meta_logins=logins(meta, 20),
+        minimal_shards=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "meta", "numbers"),
+    [
+        ("+-++", "++++", [11]),
+        ("--++", "++++", [10, 11]),
+        ("++++", "-++-", [20, 23]),
+        ("--..", "..--", [22, 23, 10, 11]),  # what is away may come back
+    ],
+)
+def test_enough_backends_let_zstor_in(
+    server: FakeZdbServer, unused_port: int, data: str, meta: str, numbers: list[int]
+) -> None:
+    """What erasure coding is for: each that does not is named, and nothing ends over it."""
+    lines = preflight.check_logins(grid(server, data, meta, unused_port))
+    assert [line.partition(":")[0] for line in lines] == [
+        f"[[groups.backends]] number {number}" for number in numbers
+    ]
+    for line in lines:
+        assert "'lost'" in line and "Namespace not found" in line and "s3cret-1" not in line
+
+
+@pytest.mark.parametrize(
+    ("data", "meta", "words"),
+    [
+        ("---+", "++++", "number 10: .* 3 of 4 data backends do; reads need 2"),
+        ("---.", "++++", "number 10: .* 3 of 4 data backends do; reads need 2"),
+        ("++++", "+---", "number 21: .* 3 of 4 metadata backends do; reads need 2"),
+        ("----", "----", "number 20: .* 4 of 4 metadata backends do; reads need 2"),
+    ],
+)
+def test_too_few_backends_let_zstor_in(
+    server: FakeZdbServer, unused_port: int, data: str, meta: str, words: str
+) -> None:
+    """Then nothing can be read, now or later, and one line says so."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        preflight.check_logins(grid(server, data, meta, unused_port))
+    assert caught.value.code == Exit.CONFIG
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backend_that_turns_zstor_away_is_warned_of(
+    server: FakeZdbServer, unused_port: int, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start goes on."""
+    found = grid(server, "-+++", "++++", unused_port)
+    monkeypatch.setattr(zstor_toml, "check", lambda path, mountpoint: (found, ()))
+    for name in ("check_fuse", "check_mount", "check_hookd"):
+        monkeypatch.setattr(preflight, name, lambda *_: None)
+    [line] = [line for line in preflight.check({}) if "[[groups.backends]]" in line]
+    assert line.startswith("warning: [[groups.backends]] number 10: ")
 
 
 def test_a_backend_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "CONNECT_WITHIN_S", 0.1)
     with FakeZdbServer() as server:
         server.mute = True
-        assert backends.denied([login(server, "data", None)]) is None
+        assert backends.denied([login(server, "data", None)]) == []
 
 
 def test_rclone_that_is_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
