@@ -18,8 +18,8 @@ import os
 import shutil
 import socket as sockets
 import stat
-import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -43,7 +43,8 @@ from hookd.stores.base import Remote
 from hookd.stores.directory_copy import ReadFailed
 from hookd.stores.zstor_config import read_config
 from hookd.stores.zstor_probe import Backend
-from hookd.stores.zstor_stage import PREFIX, Stage, remove_leftovers
+from hookd.stores.zstor_stage import Stage, remove_leftovers, write_canary, write_record
+from hookd.stores.zstor_torn import CLOSED, MetaStore, is_sign, mend
 from hookd.stores.zstor_wire import (
     Checksum,
     Failure,
@@ -84,15 +85,14 @@ class ZstorStore:
         roots: Roots,
         staging: Path,
         secrets: Sequence[str] = (),
-        backends: Sequence[Backend] = (),
+        meta: MetaStore | None = None,
         health_timeout_s: float = 60.0,
     ) -> None:
         """`health_timeout_s`: it includes the wait for a store that is under way (64 MB/s)."""
         self._socket = socket
         self._roots = roots
         self._staging = _absolute(staging)
-        self.backends = tuple(backends)
-        """Metadata backends of zstor's configuration."""
+        self._meta = meta
         self.on_error: Callable[[StoreError], None] = lambda error: None
         """Told each refusal of zstor, and each canary that is not seen."""
         self.scrub = Scrubber(secrets)
@@ -115,9 +115,14 @@ class ZstorStore:
             roots=roots,
             staging=staging,
             secrets=config.secrets,
-            backends=config.backends,
+            meta=config.meta,
         )
         return store, list(config.warnings)
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """Metadata backends of zstor's configuration."""
+        return self._meta.backends if self._meta is not None else ()
 
     def prepare(self) -> None:
         """Make the staging folder, remove what a killed daemon left. Blocking; call it at start.
@@ -198,7 +203,7 @@ class ZstorStore:
                 return
             async with self._storing:
                 canary = self._staging / CANARY_NAME
-                await run_sync(_write_canary, canary)
+                await run_sync(write_canary, canary, CANARY)
                 await self._store("canary", canary, where.parent)
             found = await self._check("prove absence", where, where)
         except StoreError as error:
@@ -220,7 +225,7 @@ class ZstorStore:
             with anyio.fail_after(self._health_timeout_s):
                 async with self._storing:
                     canary = self._staging / CANARY_NAME
-                    await run_sync(_write_canary, canary)
+                    await run_sync(write_canary, canary, CANARY)
                     await self._store("canary", canary, where.parent)
                 found = await self._check("canary", where, where)
         except TimeoutError as error:
@@ -243,7 +248,7 @@ class ZstorStore:
         place = self._record_place(name)
         async with self._storing:
             try:
-                source = await run_sync(_write_record, self._staging, place.name, content)
+                source = await run_sync(write_record, self._staging, place.name, content)
             except OSError as error:  # the disk is full
                 raise StoreTemporary("put record", name, str(error)) from error
             self._sources.append(source.parent)
@@ -299,15 +304,30 @@ class ZstorStore:
             request = encode_store(file, key_folder=key_folder)
         except FrameError as error:
             raise StorePermanent("put", key, str(error)) from error
-        await self._ask("put", key, request)
+        place = (key_folder or file.parent) / file.name
+        await self._ask_mending("put", key, request, place, replace=True)
 
     async def _check(self, operation: str, key: object, path: Path) -> bytes | None:
         try:
             request = encode_check(path)
         except FrameError as error:
             raise StoreTemporary(operation, key, str(error)) from error
-        reply = await self._ask(operation, key, request)
+        ours = path.name.startswith(".hookd-")  # the canary and the records can be made anew
+        reply = await self._ask_mending(operation, key, request, path, replace=ours)
         return reply.digest if isinstance(reply, Checksum) else None
+
+    async def _ask_mending(
+        self, operation: str, key: object, request: bytes, place: Path, *, replace: bool
+    ) -> Reply:
+        """As `_ask`; once more where metadata that a killed zstor has left was in its way."""
+        try:
+            return await self._ask(operation, key, request)
+        except StoreError as error:
+            if (meta := self._meta) is None or not is_sign(error.detail):
+                raise
+            if not await run_sync(partial(mend, meta, place, replace=replace)):
+                raise
+        return await self._ask(operation, key, request)
 
     async def _ask(self, operation: str, key: object, request: bytes) -> Reply:
         """One request, one reply. Cancelled, it hangs up; zstor goes on with the request.
@@ -324,7 +344,7 @@ class ZstorStore:
                 raise StoreUnreachable(
                     operation,
                     key,
-                    "zstor closed the connection: it was killed or did not understand",
+                    f"{CLOSED}: it was killed or did not understand",
                 ) from error
             except FrameError as error:
                 raise StoreTemporary(operation, key, f"no reply of zstor: {error}") from error
@@ -378,23 +398,3 @@ def _look(key: FileKey, source: Path, live_folder: Path) -> tuple[int, int, int]
     if not stat.S_ISREG(found.st_mode):
         raise StorePermanent("put", key, f"{source} is no regular file")
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _write_record(staging: Path, name: str, content: bytes) -> Path:
-    """A private file of that name, or nothing. Blocking; raises OSError."""
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=staging))
-    try:
-        (folder / name).write_bytes(content)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder / name
-
-
-def _write_canary(place: Path) -> None:
-    """Put the canary's content there, unless it is. Blocking; raises OSError."""
-    if place.is_file() and place.read_bytes() == CANARY:
-        return
-    place.unlink(missing_ok=True)
-    with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-        handle.write(CANARY)

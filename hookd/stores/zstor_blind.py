@@ -41,8 +41,14 @@ LOOK_EVERY_S = 5.0
 CONFIRM_S = 15.0
 """zstor finds backends that were lost after its start again within some 3 s."""
 
-SIGNS = ("metastore is not writable", "key reconstruction failed", "does not see its own metadata")
-"""What zstor (or the canary) says when it is blind, and at times when it is not."""
+SIGNS = (
+    "metastore is not writable",
+    "key reconstruction failed",
+    "does not see its own metadata",
+    "mailbox has closed",
+)
+"""What zstor (or the canary) says when it is blind, and at times when it is not; or when a part of it has
+panicked, and only a restart brings that back."""
 
 META_RESTARTED = "zstor_restarted_at"
 

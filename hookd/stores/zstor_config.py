@@ -11,6 +11,7 @@ from pathlib import Path
 from hookd.errors import ConfigError
 from hookd.files import Roots
 from hookd.stores.zstor_probe import Backend
+from hookd.stores.zstor_torn import MetaStore
 
 CONFIG_KEY = "store.zstor.config"
 
@@ -24,7 +25,7 @@ class ZstorConfig:
 
     socket: Path
     """Where `zstor monitor` listens."""
-    backends: tuple[Backend, ...]
+    meta: MetaStore
     """Where its metadata is kept."""
     secrets: tuple[str, ...]
     """Every password and key in the file, to be kept out of what is shown."""
@@ -44,7 +45,7 @@ def read_config(path: Path, roots: Roots) -> ZstorConfig:
     _check_root(path, table.get("root"), roots)
     return ZstorConfig(
         socket=Path(socket),
-        backends=tuple(_backends(table)),
+        meta=_meta(table),
         secrets=tuple(sorted(set(_secrets(table)))),
         warnings=tuple(_warnings(path, table)),
     )
@@ -85,16 +86,29 @@ def _warnings(path: Path, table: dict[str, object]) -> Iterator[str]:
         )
 
 
-def _backends(table: dict[str, object]) -> Iterator[Backend]:
-    """[[meta.config.backends]]; what is not written as zstor needs it is zstor's business."""
-    meta = table.get("meta")
+def _meta(table: dict[str, object]) -> MetaStore:
+    """[meta.config]; what is not written as zstor needs it is zstor's business."""
+    meta, root = table.get("meta"), table.get("root")
     config = meta.get("config") if isinstance(meta, dict) else None
     rows = config.get("backends") if isinstance(config, dict) else None
-    for row in rows if isinstance(rows, list) else ():
+    prefix = config.get("prefix") if isinstance(config, dict) else None
+    return MetaStore(
+        backends=tuple(_backends(rows if isinstance(rows, list) else [])),
+        prefix=prefix if isinstance(prefix, str) else "",
+        root=Path(root) if isinstance(root, str) else None,
+    )
+
+
+def _backends(rows: list[object]) -> Iterator[Backend]:
+    for row in rows:
         address = row.get("address") if isinstance(row, dict) else None
-        if isinstance(address, str):
-            namespace = row.get("namespace")
-            yield Backend(address, namespace if isinstance(namespace, str) else "")
+        if isinstance(row, dict) and isinstance(address, str):
+            namespace, password = row.get("namespace"), row.get("password")
+            yield Backend(
+                address,
+                namespace if isinstance(namespace, str) else "",
+                password if isinstance(password, str) else None,
+            )
 
 
 def _secrets(value: object) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -31,6 +31,7 @@ class Backend:
     address: str
     """`IP:port`, brackets around IPv6."""
     namespace: str = ""
+    password: str | None = field(default=None, repr=False)
 
     @property
     def place(self) -> tuple[str, int]:

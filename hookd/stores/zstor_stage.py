@@ -96,3 +96,23 @@ def remove_leftovers(staging: Path) -> None:
     for name in os.listdir(staging):
         if name.startswith(PREFIX):
             shutil.rmtree(staging / name, ignore_errors=True)
+
+
+def write_record(staging: Path, name: str, content: bytes) -> Path:
+    """A private file of that name, or nothing. Blocking; raises OSError."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=staging))
+    try:
+        (folder / name).write_bytes(content)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder / name
+
+
+def write_canary(place: Path, content: bytes) -> None:
+    """Put the canary's content there, unless it is. Blocking; raises OSError."""
+    if place.is_file() and place.read_bytes() == content:
+        return
+    place.unlink(missing_ok=True)
+    with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+        handle.write(content)

@@ -25,6 +25,7 @@ BLIND_HINT = (
     "zstor refuses writes while a metadata backend was unreachable when it started;"
     " if the backends are up, restart zstor"
 )
+PANIC_HINT = "a part of zstor has ended, and does not come back; restart zstor"
 NAMESPACES_HINT = (
     "zstor does not see the files that hookd sees: do they share mount and PID namespaces and user?"
 )
@@ -47,6 +48,8 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(("metastore is not writable",), StoreUnreachable, BLIND_HINT),
     # zdb_meta.rs CorruptedKey: fewer shards of the metadata than needed, so a partly blind zstor
     Meaning(("key reconstruction failed",), StoreUnreachable, BLIND_HINT),
+    # actix: an actor has panicked, and nothing starts it again
+    Meaning(("mailbox has closed",), StoreUnreachable, PANIC_HINT),
     # zdb_meta.rs ErrorKind::Zdb, zdb.rs ZdbError: a metadata backend is away
     Meaning(("error during metadata",), StoreUnreachable),
     Meaning(("zdb backend",), StoreUnreachable),
