@@ -26,7 +26,8 @@ WITHIN_S = 60.0
 SHORT_S = "2"
 """How long shims try a daemon that may be dead."""
 
-DOWN = ("store is down", "store is back")
+DOWN = ("store is down", "store is back", "zstor died while it wrote metadata")
+"""What a zstor that is killed leaves in the log."""
 
 
 @pytest.fixture(params=["zstor", "zstor-0.4.0"])
