@@ -37,6 +37,7 @@ def zdb(daemon: Daemon, shim: Path) -> Iterator[FakeZdb]:
 @pytest.fixture
 def lived(daemon: Daemon, zdb: FakeZdb) -> FakeZdb:
     """Two namespaces, all stored; daemon and zdb have ended."""
+    daemon.expect("will retry")  # the scan of the start may see what zdb is just making
     daemon.start()
     assert zdb.start() == 0
     for name in NAMES:
