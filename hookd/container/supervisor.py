@@ -58,10 +58,10 @@ class Supervisor:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`lives`: whether zinit does; `end` kills it, and returns when it has ended; `find`: the pid of
-        a service, 0 if none; `spawn` starts one without zinit; `ended`: pid → exit code, negative for a
-        signal, of those that ended as children of this process; `seen`: service → its pid when zinit was
-        asked last, 0 for none.
+        """`lives`: whether zinit does; children that have ended are in `ended` after it. `end` kills it,
+        and returns when it has ended; `find`: the pid of a service, 0 if none; `spawn` starts one without
+        zinit; `ended`: pid → exit code, negative for a signal, of those that ended as children of this
+        process; `seen`: service → its pid when zinit was asked last, 0 for none.
         """
         self._zinit = zinit
         self._lives = lives
@@ -99,13 +99,16 @@ class Supervisor:
         return Status(pid=0, state=_state(self._pids.get(service, 0), self._ended), wanted=False)
 
     def _find_or_reap(self, service: str) -> int:
-        """As `find`. One that is ending has closed its files a moment before its code can be had."""
+        """As `find`. One that is ending has closed its files a moment before its code can be had; `lives`
+        reaps it, then.
+        """
         found, known = self._find(service), self._pids.get(service, 0)
         ends = time.monotonic() + ENDING_LIMIT_S
         while not found and known and known not in self._ended and os.path.exists(f"/proc/{known}"):
             if time.monotonic() > ends:
                 break
             time.sleep(0.01)
+            self._lives()
             found = self._find(service)
         return found
 

@@ -76,8 +76,8 @@ def test_zinit(world: World, options: tuple[str, ...]) -> None:
     qsfs = world.qsfs = world.other(*options).start()
     world.put()
     qsfs.kill_service("zinit ")
-    assert qsfs.wait() == Exit.SOFTWARE
-    log = qsfs.log()
+    code, log = qsfs.wait(), qsfs.log()
+    assert code == Exit.SOFTWARE, log
     assert "zinit has ended (-9); its services are stopped" in log
     assert "drained: nothing is left" in log
     assert "was killed" not in log

@@ -167,6 +167,6 @@ def test_a_stop_during_the_start(qsfs: Container, after_s: float) -> None:
     """
     qsfs.start(mounted=False)
     time.sleep(after_s)
-    assert qsfs.stop(60) == 0
+    assert qsfs.stop(60) == 0, qsfs.log()
     qsfs.start()
     assert qsfs.stop(60) == 0
