@@ -51,6 +51,7 @@ async def go_on(found: Rig) -> None:
     await found.owe(index_key(NS, 1), freeze=True, needs=1)
     await found.empty()
     await found.fence.publish()
+    await found.eventually(lambda: not found.running)  # what was copied is removed behind it
 
 
 async def set_back(folder: Path, *, restarted: bool = False) -> MemoryStore:
@@ -64,6 +65,8 @@ async def set_back(folder: Path, *, restarted: bool = False) -> MemoryStore:
         found.data(1, data_bytes(1, values=3), ns=NS)
         found.index(1, index_bytes(1, values=3), ns=NS)
         assert (await found.admit(found.closing(1, ns=NS))).code == 0
+        # the copies of those that gave way are removed behind it
+        await found.eventually(lambda: not found.dispatcher.departures.unkept)
     image = folder.parent / "image"
     shutil.copytree(folder, image)
     store.down = None
@@ -75,7 +78,8 @@ async def set_back(folder: Path, *, restarted: bool = False) -> MemoryStore:
             found.fence._renamed = found.fence._begun = True
             found.fence.compared = True
             await go_on(found)
-    shutil.copytree(folder, folder.parent / "newest")
+    for root in ("index", "data"):
+        shutil.copytree(folder / root, folder.parent / "newest" / root)
     shutil.rmtree(folder)
     shutil.copytree(image, folder)
     return store
