@@ -437,7 +437,7 @@ async def test_hash_of_another_kind(fake: FakeRclone) -> None:
 async def test_next_put_waits_for_the_one_given_up(fake: FakeRclone, staged: bool) -> None:
     """rclone is told to stop; the next put of the key begins when it has."""
     features = {"PartialUploads": staged}
-    fake.behave(features=features, slow_s=0.3)
+    fake.behave(features=features, slow_s=2.0)
     store = opened(fake)
     await store.health()
     async with anyio.create_task_group() as tasks:
