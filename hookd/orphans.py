@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hookd.log import get
+from hookd.restore.place import sync_folder
 
 log = get("snapshot")
 
@@ -81,12 +82,3 @@ def _link(source: Path, target: Path) -> None:
         with part.open("rb") as copy:
             os.fsync(copy.fileno())
         os.replace(part, target)
-
-
-def sync_folder(folder: Path) -> None:
-    """What was made, renamed or removed in it is durable. Raises OSError."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

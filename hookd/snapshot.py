@@ -32,7 +32,8 @@ from hookd.digest import CHUNK_BYTES, digest_fd, hasher
 from hookd.entries import DESCRIPTOR_HEAD_BYTES, least_bytes
 from hookd.errors import NoRoom, SourceGone, StorePermanent, StoreTemporary
 from hookd.log import get
-from hookd.orphans import ORPHANED, keep_copies, move, sync, sync_folder
+from hookd.orphans import ORPHANED, keep_copies, move, sync
+from hookd.restore.place import sync_folder
 
 log = get("snapshot")
 
